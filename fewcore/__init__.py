@@ -1,0 +1,163 @@
+"""fewcore: few-shot learners from unlabelled images, with every method a plugin.
+
+Everything that a plugin or a notebook needs is exported here. What needs torch or scipy is imported when it is first asked for,
+so that `import fewcore` and `fewcore --help` stay light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fewcore.components import Component, Offer, option
+from fewcore.contracts import (
+    Array,
+    Arrays,
+    Comparison,
+    Embeddings,
+    ImageSet,
+    ImageSpec,
+    Meta,
+    MetricReport,
+    MetricRow,
+    Outcome,
+    Partitions,
+    Predictions,
+    Seen,
+    Target,
+    TaskBatch,
+)
+from fewcore.errors import (
+    DataError,
+    FewcoreError,
+    Interrupted,
+    NumericalError,
+    PipelineError,
+    PluginError,
+    Problem,
+    ResourceError,
+)
+from fewcore.hookspecs import hookimpl
+from fewcore.protocols import (
+    Backbone,
+    Encoder,
+    FewShotModel,
+    PostProcessing,
+    Predictor,
+    Stored,
+    TaskCursor,
+    TaskStream,
+)
+from fewcore.seeds import child_seed, numpy_generator, torch_generator
+
+if TYPE_CHECKING:
+    from fewcore.run import Run
+    from fewcore.statistics import (
+        Estimate,
+        PairedTest,
+        auc,
+        bootstrap_comparison,
+        delong,
+        group_bootstrap,
+        hanley_mcneil,
+        holm,
+        mcnemar,
+        mean_interval,
+        normal_interval,
+        paired_comparison,
+        paired_delong,
+        share_interval,
+        two_sided_p,
+        weighted_auc,
+    )
+    from fewcore.tensors import Gather, load_module, module_arrays
+
+_STATISTICS = (
+    "Estimate",
+    "PairedTest",
+    "auc",
+    "bootstrap_comparison",
+    "delong",
+    "group_bootstrap",
+    "hanley_mcneil",
+    "holm",
+    "mcnemar",
+    "mean_interval",
+    "normal_interval",
+    "paired_comparison",
+    "paired_delong",
+    "share_interval",
+    "two_sided_p",
+    "weighted_auc",
+)
+_LAZY = {"Run": "run", "Gather": "tensors", "load_module": "tensors", "module_arrays": "tensors"}
+_LAZY |= dict.fromkeys(_STATISTICS, "statistics")
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Array",
+    "Arrays",
+    "Backbone",
+    "Comparison",
+    "Component",
+    "DataError",
+    "Embeddings",
+    "Encoder",
+    "Estimate",
+    "FewShotModel",
+    "FewcoreError",
+    "Gather",
+    "ImageSet",
+    "ImageSpec",
+    "Interrupted",
+    "Meta",
+    "MetricReport",
+    "MetricRow",
+    "NumericalError",
+    "Offer",
+    "Outcome",
+    "PairedTest",
+    "Partitions",
+    "PipelineError",
+    "PluginError",
+    "PostProcessing",
+    "Predictions",
+    "Predictor",
+    "Problem",
+    "ResourceError",
+    "Run",
+    "Seen",
+    "Stored",
+    "Target",
+    "TaskBatch",
+    "TaskCursor",
+    "TaskStream",
+    "auc",
+    "bootstrap_comparison",
+    "child_seed",
+    "delong",
+    "group_bootstrap",
+    "hanley_mcneil",
+    "holm",
+    "hookimpl",
+    "load_module",
+    "mcnemar",
+    "mean_interval",
+    "module_arrays",
+    "normal_interval",
+    "numpy_generator",
+    "option",
+    "paired_comparison",
+    "paired_delong",
+    "share_interval",
+    "torch_generator",
+    "two_sided_p",
+    "weighted_auc",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"fewcore.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'fewcore' has no attribute '{name}'")

@@ -1,0 +1,5 @@
+"""`python -m fewcore` is `fewcore`."""
+
+from fewcore.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The components that come with the core, offered through the same door as every plugin's."""

@@ -1,0 +1,285 @@
+"""A folder of one's own images: one sub-folder a class, or images without classes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, TypeVar
+
+import numpy as np
+
+from fewcore import Array, DataError, ImageSet, ImageSpec, Problem, Run, Target, child_seed, numpy_generator, option
+from fewcore.builtin.image_files import SUFFIXES, Preparation, Unusable, quiet_pillow, read_header, read_image
+
+Read = TypeVar("Read")
+Option = TypeVar("Option")
+THREADS = 8
+LEAST = 8
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What stands in a folder: images by path from the folder, the class of each (-1 for none), and what is wrong."""
+
+    files: tuple[Path, ...]
+    classes: Array
+    names: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """PNG, JPEG and TIFF images of a folder: each sub-folder is a class; images directly in the folder have none.
+
+    Images of a class may lie in folders of its own, however deep. Names that begin with a dot and files of other
+    suffixes are passed over. Each image is turned as its EXIF data says, made grey or coloured, and fitted to a square;
+    what is transparent shows white. Eight bits a value stay uint8. Where any file has more, the whole set is float32 in
+    [0, 1], each 16-bit file divided by 2**bits - 1 (never by its own extremes, which would make images incomparable),
+    8-bit files by 255; float TIFFs must be in [0, 1]. 16-bit colour PNGs are read with 8 bits. Links to folders, and
+    links that leave the folder, are not followed.
+
+    Everything that is wrong is reported at once: files that are empty, damaged, truncated, too large or of several
+    pages, classes that are empty or too small, names without a group, links. File names stand nowhere else: ids and
+    groups are numbers that say nothing.
+
+    The splits are fixed by the file names: the same folder always gives the same. They keep a group together; by
+    `images` every class has its share of each split, by `classes` whole classes are held out, as few-shot tests want.
+
+    Raises:
+        DataError: as above; or a split that comes out empty; or a group in classes of several splits.
+
+    """
+
+    path: str = option(..., "the folder; looked for here, else under $FEWCORE_DATA")
+    image_size: int = option(64, "height and width that images are fitted to", unit="pixels", low=LEAST, high=4096)
+    grey: bool = option(False, "one channel instead of three")
+    fit: Literal["pad", "crop", "stretch"] = option("pad", "how an oblong image becomes a square; pad adds black")
+    bits: int = option(16, "bits that carry the values of 16-bit files", paper="12 on many scanners", low=9, high=16)
+    max_pixels: int = option(50_000_000, "largest image that is decoded", unit="pixels", low=1)
+    min_per_class: int = option(1, "fewest images that a class may have", low=1)
+    groups: str = option("", "regular expression on the path inside the folder; its first group names the patient")
+    split_by: Literal["images", "classes"] = option("images", "what is dealt out to the splits")
+    validation_share: float = option(0.15, "share for validation, of images or of classes", low=0, high=1)
+    test_share: float = option(0.25, "share for test, of images or of classes", low=0, high=1)
+
+    deterministic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.validation_share + self.test_share >= 1:
+            found = f"{self.validation_share} and {self.test_share}"
+            raise ValueError(f"validation_share and test_share: found {found}; expected a sum below 1")
+        try:
+            re.compile(self.groups)
+        except re.error as error:
+            raise ValueError(f"groups: found no regular expression: {error}") from error
+
+    def sources(self) -> tuple[Path, ...]:
+        """Return the image files, sorted."""
+        root = _root(self.path)
+        return tuple(root / file for file in _listing(root).files)
+
+    def load(self, run: Run) -> ImageSet:
+        """Return the images, (n, c, image_size, image_size) uint8 or float32, with the target `class` if there are any.
+
+        `geometry["size"]` (n, 2) is the height and width of each file in pixels.
+        """
+        root = _root(self.path)
+        listing = _listing(root)
+        problems = [*listing.problems, *self._small_classes(listing)]
+        groups = self._groups(listing, problems)
+        images, sizes = self._read(root, listing, problems, run)
+        if not listing.files:
+            problems.append(Problem("", "no images", "PNG, JPEG or TIFF files, or a sub-folder of them for each class"))
+        if problems:
+            raise DataError(*problems, title=f"folder {self.path}")
+        n = len(listing.files)
+        ids = numpy_generator(child_seed(0, "folder", "ids", n)).permutation(n)
+        rows = _splits(listing, groups, self)
+        # A file's number in the sorted listing would tell its class; a permuted one does not.
+        groups = numpy_generator(child_seed(0, "folder", "groups", n)).permutation(n)[groups]
+        high = 1.0 if images.dtype == np.float32 else 255.0
+        how = {"grey": self.grey, "fit": self.fit, "bits": self.bits, "max_pixels": self.max_pixels}
+        spec = ImageSpec((self.image_size,) * 2, 1 if self.grey else 3, (0.0, high), preparation=how)
+        targets = {"class": Target("class", listing.classes, listing.names)} if listing.names else {}
+        splits = {name: np.sort(ids[chosen]) for name, chosen in rows.items()}
+        target = "class" if targets else ""
+        return ImageSet(images, ids, groups, spec, targets, splits, target, geometry={"size": sizes})
+
+    def _small_classes(self, listing: _Listing) -> list[Problem]:
+        counts = np.bincount(listing.classes[listing.classes >= 0], minlength=len(listing.names)).tolist()
+        expected = f"at least {self.min_per_class} (min_per_class)"
+        return [
+            Problem("", f"class '{name}' has {count} image{'s' * (count != 1)}", expected)
+            for name, count in zip(listing.names, counts, strict=True)
+            if count < self.min_per_class
+        ]
+
+    def _groups(self, listing: _Listing, problems: list[Problem]) -> Array:
+        """Return the number of each file's group, counted from 0."""
+        if not self.groups:
+            return np.arange(len(listing.files))
+        pattern = re.compile(self.groups)
+        names = []
+        for file in listing.files:
+            found = pattern.search(file.as_posix())
+            name = found and (found[1] if pattern.groups else found[0])
+            if name is None:
+                problems.append(
+                    Problem(file.as_posix(), f"no group: '{self.groups}' does not match", "a name with one")
+                )
+            names.append(name or "")
+        return np.asarray(np.unique(names, return_inverse=True)[1])
+
+    def _read(self, root: Path, listing: _Listing, problems: list[Problem], run: Run) -> tuple[Array, Array]:
+        """Return the images and the files' sizes (n, 2); what cannot be read is added to the problems."""
+        how = Preparation(self.image_size, self.grey, self.fit, self.bits, self.max_pixels)
+        n = len(listing.files)
+        sizes = np.zeros((n, 2), np.int64)
+        with quiet_pillow(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            headers = list(pool.map(lambda file: _tried(read_header, root / file, self.max_pixels), listing.files))
+            deep = any(not isinstance(header, Unusable) and header.deep for header in headers)
+            shape = (n, 1 if self.grey else 3, self.image_size, self.image_size)
+            images = np.zeros(shape, np.float32 if deep else np.uint8)
+
+            def decode(i: int) -> Unusable | None:
+                header = headers[i]
+                if isinstance(header, Unusable):
+                    return header
+                sizes[i] = header.size
+                image = _tried(read_image, root / listing.files[i], how)
+                if isinstance(image, Unusable):
+                    return image
+                images[i] = image / np.float32(255) if deep and image.dtype == np.uint8 else image
+                return None
+
+            try:
+                found = list(run.track(pool.map(decode, range(n)), name="read images", total=n))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        for file, error in zip(listing.files, found, strict=True):
+            if error is not None:
+                problems.append(Problem(file.as_posix(), str(error)))
+        return images, sizes
+
+
+def _tried(read: Callable[[Path, Option], Read], path: Path, option: Option) -> Read | Unusable:
+    """Return what a reader returns, or its refusal."""
+    try:
+        return read(path, option)
+    except Unusable as error:
+        return error
+    except OSError as error:
+        return Unusable(f"not readable ({type(error).__name__}); expected a file that may be read")
+
+
+def _root(path: str) -> Path:
+    """Return the folder that the option names.
+
+    Raises:
+        DataError: there is none.
+
+    """
+    home = os.environ.get("FEWCORE_DATA", "")
+    places = [Path(path).expanduser(), *([Path(home) / path] if home else [])]
+    for place in places:
+        if place.is_dir():
+            return place.resolve()
+    raise DataError(Problem("folder", f"no folder '{path}'", "a folder of images", "path: FOLDER, or set FEWCORE_DATA"))
+
+
+def _listing(root: Path) -> _Listing:
+    """Return the images under a folder in the order of their names, without opening any."""
+    files: list[Path] = []
+    problems: list[Problem] = []
+    names: set[str] = set()
+    for place, folders, found in os.walk(root, followlinks=False):
+        here = Path(place)
+        inside = here.relative_to(root)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in [name for name in folders if (here / name).is_symlink()]:
+            problems.append(Problem((inside / name).as_posix(), "a link to a folder", "the folder itself"))
+            folders.remove(name)
+        if inside == Path():
+            names = set(folders)
+        for name in found:
+            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+                continue
+            file = here / name
+            if file.is_symlink() and not file.resolve().is_relative_to(root):
+                problems.append(Problem((inside / name).as_posix(), "a link out of the folder", "the file itself"))
+            else:
+                files.append(inside / name)
+    files.sort(key=lambda file: file.as_posix())
+    loose = [file for file in files if len(file.parts) == 1]
+    if loose and names:
+        found_text = f"{len(loose)} images beside {len(names)} sub-folders"
+        problems.append(Problem("", found_text, "images in sub-folders, one a class, or images alone"))
+    class_names = tuple(sorted(names))
+    number = {name: i for i, name in enumerate(class_names)}
+    classes = np.array([number.get(file.parts[0], -1) if len(file.parts) > 1 else -1 for file in files], np.int64)
+    return _Listing(tuple(files), classes, class_names, tuple(problems))
+
+
+def _splits(listing: _Listing, groups: Array, options: Folder) -> dict[str, Array]:
+    """Return the rows of each split.
+
+    Raises:
+        DataError: a split comes out empty, or whole classes cannot be held out.
+
+    """
+    rng = numpy_generator(child_seed(0, "folder", "splits"))
+    shares = {"test": options.test_share, "validation": options.validation_share}
+    if options.split_by == "classes":
+        of_row = _deal_classes(listing, shares, rng)
+        crossing = len(np.unique(np.stack([groups, of_row]), axis=1).T) - len(np.unique(groups))
+        if crossing:
+            found = "groups with images in classes of several splits"
+            raise DataError(Problem("folder", found, "each group in classes of one split", "split_by: images"))
+    else:
+        of_row = _deal_groups(listing.classes, groups, shares, rng)
+    rows = {"train": np.flatnonzero(of_row == 0)}
+    rows |= {name: np.flatnonzero(of_row == i) for i, name in enumerate(shares, 1) if shares[name] > 0}
+    empty = [name for name, chosen in rows.items() if not len(chosen)]
+    if empty:
+        found = f"no {options.split_by if options.split_by == 'classes' else 'images'} left for {' and '.join(empty)}"
+        raise DataError(Problem("folder", found, "images in every split", "change validation_share and test_share"))
+    return {name: rows[name] for name in ("train", "validation", "test") if name in rows}
+
+
+def _deal_classes(listing: _Listing, shares: dict[str, float], rng: np.random.Generator) -> Array:
+    """Return the split of each row (0 for training), whole classes being held out, at least one where a share is asked."""
+    k = len(listing.names)
+    if not k:
+        raise DataError(Problem("folder", "split_by: classes without classes", "a sub-folder for each class"))
+    of_class = np.zeros(k, int)
+    order, place = rng.permutation(k), 0
+    for number, share in enumerate(shares.values(), 1):
+        count = max(1, round(share * k)) if share > 0 else 0
+        of_class[order[place : place + count]] = number
+        place += count
+    return np.asarray(of_class[listing.classes])
+
+
+def _deal_groups(classes: Array, groups: Array, shares: dict[str, float], rng: np.random.Generator) -> Array:
+    """Return the split of each row (0 for training), groups being dealt out within their commonest class.
+
+    A group goes to the first split that is still short by at least half of the group.
+    """
+    of_row = np.zeros(len(classes), int)
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+    commonest = np.array([np.bincount(classes[rows] + 1).argmax() for rows in members])
+    for stratum in np.unique(commonest):
+        chosen = rng.permutation(np.flatnonzero(commonest == stratum))
+        total = sum(len(members[g]) for g in chosen)
+        short = {number: share * total for number, share in enumerate(shares.values(), 1)}
+        for g in chosen:
+            size = len(members[g])
+            number = next((i for i, missing in short.items() if missing >= size / 2 and missing > 0), 0)
+            of_row[members[g]] = number
+            if number:
+                short[number] -= size
+    return of_row

@@ -1,0 +1,264 @@
+"""The report as sections, and the sections as one self-contained HTML page or as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from fewcore.contracts import lower_is_better
+from fewcore.drawing import Drawing
+from fewcore.figures import curve_drawings, learning_drawings, map_drawing, result_drawings
+from fewcore.progress import clock_text, printable
+from fewcore.results import (
+    Column,
+    Line,
+    comparison_table,
+    lines_of,
+    paper_number,
+    paper_table,
+    results_table,
+    seen_table,
+    unlabelled,
+)
+from fewcore.sheets import Sheet, sheet_of
+from fewcore.tables import (
+    Cell,
+    Table,
+    candidate_table,
+    facts_table,
+    is_percent,
+    number,
+    short,
+    stage_table,
+    with_interval,
+    words,
+)
+
+if TYPE_CHECKING:
+    from fewcore.report import Picture, RunReport
+
+SHEETS = {"data": "Images", "partition": "Example partitions", "tasks": "Example tasks"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report; `name` is its anchor. `code` are (summary, text) to be folded away where `folded`."""
+
+    name: str
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    code: tuple[tuple[str, str], ...] = ()
+    warning: bool = False
+
+    @property
+    def filled(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.paragraphs or any(t.rows for t in self.tables) or self.drawings or self.sheets or self.code)
+
+
+def sections_of(report: RunReport) -> list[Section]:
+    """Return the report's sections that have something to show, in the order in which a reader asks."""
+    pictures = report.pictures
+    made = [
+        _failures(report),
+        Section("results", "Results", _result_notes(report), _results(report), tuple(result_drawings(report))),
+        Section("seen", "What each model saw", tables=(seen_table(report),)),
+        Section("tests", "Paired tests", tables=(comparison_table(report),)),
+        Section("curves", "Curves", drawings=tuple(curve_drawings(report.reports))),
+        Section("choice", "Choice on validation", tables=(candidate_table(report.candidates),)),
+        Section(
+            "learning", "Learning curves", _learning_note(report), drawings=tuple(learning_drawings(report.stages))
+        ),
+        Section("data", "Data", tables=(facts_table("Data", report.data),), sheets=_sheets(pictures, "data")),
+        Section("partitions", "Example partitions", sheets=_sheets(pictures, "partition")),
+        Section("tasks", "Example tasks", sheets=_sheets(pictures, "tasks")),
+        Section("map", "Map of the embedding", _captions(pictures), drawings=_maps(pictures)),
+        Section("stages", "Stages", tables=(stage_table(report.stages),)),
+        _again(report),
+    ]
+    return [section for section in made if section.filled]
+
+
+def _failures(report: RunReport) -> Section:
+    named = list(report.failures)
+    for stage in report.stages:
+        if stage.status in {"failed", "missing"}:
+            cell = f" ({short(stage.conditions)})" if stage.conditions else ""
+            named.append(f"{stage.name}{cell} {stage.status}: {stage.error or 'what it needs is missing'}")
+    named += [
+        f"{name}: no numbers for {short(made.left_out, 400)}, which lack what it needs"
+        for name, made in report.reports.items()
+        if made.left_out
+    ]
+    title = "Partial report: what is missing"
+    return Section("missing", title, tuple(dict.fromkeys(named)), warning=True)
+
+
+def _results(report: RunReport) -> tuple[Table, ...]:
+    return (results_table(report), paper_table(report))
+
+
+def _result_notes(report: RunReport) -> tuple[str, ...]:
+    lines = lines_of(report)[1]
+    if not lines:
+        return ("No evaluator has given a number.",)
+    seeds = {stage.seed for stage in report.stages if stage.kind in {"meta_learner", "learner", "embedder"}}
+    repeated = any(line.repeats for line in lines) or len(seeds - {None}) > 1
+    if repeated:
+        return ()
+    return ("Each model was trained once: the intervals cover the tasks or images, not another seed of the training.",)
+
+
+def _learning_note(report: RunReport) -> tuple[str, ...]:
+    if not any(stage.records for stage in report.stages):
+        return ()
+    return (
+        "Thin lines are what was logged; a thick line is the running mean, or the mean over cells that ran the same stage.",
+    )
+
+
+def _sheets(pictures: Sequence[Picture], kind: str) -> tuple[Sheet, ...]:
+    return tuple(sheet_of(p) for p in pictures if p.kind == kind and p.images is not None and len(p.images))
+
+
+def _maps(pictures: Sequence[Picture]) -> tuple[Drawing, ...]:
+    return tuple(map_drawing(p) for p in pictures if p.points is not None and len(p.points))
+
+
+def _captions(pictures: Sequence[Picture]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(p.caption for p in pictures if p.points is not None and len(p.points) and p.caption))
+
+
+def _again(report: RunReport) -> Section:
+    code = [("Command", report.command)] if report.command else []
+    code += [("Pipeline, resolved", report.pipeline)] if report.pipeline else []
+    return Section("again", "Run it again", tables=(facts_table("Environment", report.environment),), code=tuple(code))
+
+
+def headline(report: RunReport) -> list[str]:
+    """Return what was learnt from what, in a sentence or two: the best model, and the best that saw no label."""
+    columns, lines = lines_of(report)
+    tested = [line for line in lines if line.split == "test"]
+    if not columns or not tested:
+        return []
+    column = next((c for c in columns if any(c in line.values for line in tested)), columns[0])
+    judged = [line for line in tested if column in line.values and math.isfinite(line.values[column].value)]
+    ranked = sorted(judged, key=lambda line: line.values[column].value)
+    ranked = ranked if lower_is_better(column.metric) else ranked[::-1]
+    free = [line for line in ranked if unlabelled(line.values[column])]
+    percent = is_percent(column.metric, [line.values[column].value for line in ranked])
+    told = [_said(report, free[0], column, percent)] if free else []
+    if ranked and (not free or ranked[0] is not free[0]):
+        told.append(_said(report, ranked[0], column, percent))
+    return told
+
+
+def _said(report: RunReport, line: Line, column: Column, percent: bool) -> str:
+    row = line.values[column]
+    splits = report.data.get("splits")
+    train = splits.get("train") if isinstance(splits, Mapping) else None
+    given = f"{short(train)} training images" if train else "the training images"
+    labels = " and no labels" if unlabelled(row) else f" ({row.seen})" if row.seen else ""
+    task = " ".join(f"{n}-{what}" for n, what in ((column.way, "way"), (column.shot, "shot")) if n is not None)
+    value = with_interval(row.value, row.ci95, percent).replace(" ", "\u00a0") + ("\u00a0%" if percent else "")
+    name = f"{line.name} ({line.note})" if line.note else line.name
+    text = f"Given {given}{labels}, {name} reaches {value} {words(column.metric)}"
+    text += f" on {short(row.n)} {task} tasks" if task else ""
+    paper = paper_number(report, row)
+    text += f"; the paper reports {number(float(paper['value']), percent)}" if paper is not None else ""
+    more = row.seen.removeprefix("labels: none").strip(" ;") if unlabelled(row) else ""
+    return f"{text}. Of what it saw: {more}." if more else f"{text}."
+
+
+def tiles(report: RunReport) -> list[tuple[str, str]]:
+    """Return the run at a glance: numbers and what they are."""
+    states = [stage.status for stage in report.stages]
+    seconds = report.environment.get("wall_seconds", sum(s.seconds for s in report.stages if s.status == "computed"))
+    memory = max((stage.peak_memory_mb for stage in report.stages), default=0.0)
+    shown = [
+        ("images", short(report.data.get("images")) if report.data.get("images") is not None else ""),
+        ("stages computed", f"{states.count('computed')}" if states else ""),
+        ("stages reused", f"{states.count('reused')}" if states.count("reused") else ""),
+        ("wall time", clock_text(float(seconds)) if seconds else ""),
+        ("peak memory", f"{memory / 1024:.1f} GiB" if memory >= 1024 else f"{memory:.0f} MiB" if memory > 0 else ""),
+        ("device", short(report.environment.get("device", ""), 40)),
+    ]
+    return [(name, value) for name, value in shown if value]
+
+
+def render_html(report: RunReport) -> str:
+    """Return the page: one file without outside resources, in which no script but its own may run."""
+    from fewcore import __version__
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fewcore"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    script = _resource("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        sections=sections_of(report),
+        headline=headline(report),
+        tiles=tiles(report),
+        version=__version__,
+        style=Markup(_resource("report.css")),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        digest=digest,
+        svg=Markup,  # matplotlib escapes the text that it writes
+    )
+
+
+def _resource(name: str) -> str:
+    return (resources.files("fewcore") / "templates" / name).read_text(encoding="utf-8")
+
+
+def render_markdown(report: RunReport) -> str:
+    """Return the report as Markdown: the same text and tables; figures and sheets as what they show in words."""
+    parts = [f"# {_md(report.title or report.name)}", *(_md(sentence) for sentence in headline(report))]
+    parts += [" · ".join(f"{_md(name)}: {_md(value)}" for name, value in tiles(report))]
+    for section in sections_of(report):
+        parts.append(f"## {_md(section.title)}")
+        parts += ["\n".join(f"- {_md(text)}" for text in section.paragraphs)] if section.warning else []
+        parts += [_md(text) for text in section.paragraphs if not section.warning]
+        for table in section.tables:
+            parts += [_md_table(table), _md(table.note)] if table.rows else []
+        parts += ["\n".join(f"- {_md(drawing.alt)}" for drawing in section.drawings)]
+        for sheet in section.sheets:
+            shown = [f"- {_md(strip.alt)}" for _, strips in sheet.rows for strip in strips]
+            parts += [f"{_md(sheet.title)}. {_md(sheet.caption)}", "\n".join(shown)]
+        for summary, text in section.code:
+            fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+            parts.append(f"{_md(summary)}:\n\n{fence}\n{text.rstrip()}\n{fence}")
+    return "\n\n".join(part for part in parts if part.strip()) + "\n"
+
+
+def _md(text: Any) -> str:
+    # Names are untrusted: neither HTML, nor links, nor a column or heading of their own.
+    line = " ".join(printable(str(text)).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|#])", r"\\\1", line)
+
+
+def _md_table(table: Table) -> str:
+    def row(cells: Sequence[Cell]) -> str:
+        return "| " + " | ".join(_md_cell(cell) for cell in cells) + " |"
+
+    rule = "|" + "|".join("---:" if numeric else ":---" for numeric in table.numeric) + "|"
+    return "\n".join([row(table.columns), rule, *(row(cells) for cells in table.rows)])
+
+
+def _md_cell(cell: Cell) -> str:
+    text = f"**{_md(cell.text)}**" if cell.best and cell.text else _md(cell.text)
+    return f"{text}<br>{_md(cell.note)}" if cell.note else text

@@ -1,0 +1,521 @@
+"""One running of a pipeline: keys of stages, their values, and the arguments of their verbs.
+
+A stage's key is a hash of all that decides its result and of nothing else: not its name, its place, the device or the
+time. Values are made once for each key, kept in the store, and always used as the store gives them back, so that a run
+that was killed and one that was not go the same way.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_type_hints
+
+import numpy as np
+import torch
+
+from fewcore.cells import Cell
+from fewcore.components import Offer
+from fewcore.contracts import Array, Arrays, Embeddings, ImageSet, Partitions, Seen
+from fewcore.errors import DataError, FewcoreError, NumericalError, PluginError, ResourceError
+from fewcore.kinds import CONTRACT_VERSION, KINDS
+from fewcore.memory import PeakMemory
+from fewcore.plugins import source_digest
+from fewcore.run import ProgressSink, Run
+from fewcore.seeds import child_seed
+from fewcore.store import Entry, Store, digest
+from fewcore.views import Show, known_rows, shuffled, split_rows, view, with_target
+from fewcore.wiring import CLASSES, Wired
+
+NOT_STORED = ("task_sampler", "backbone")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A data set as a cell sees it: its images, the rows of each split, and whose training labels are known."""
+
+    key: str
+    images: ImageSet
+    rows: Mapping[str, Array]
+    known: Array
+
+    def check_split(self, split: str, who: str) -> None:
+        """Refuse a stage for which the splits have no rows."""
+        if split not in self.rows:
+            raise DataError(
+                f"stages.{who}: found no {split} rows; expected splits with {split}"
+                " (type splits: {test: 0.25, validation: 0.1})"
+            )
+
+    def view(self, split: str, show: Show) -> ImageSet:
+        """Return the rows of a split; of the training rows' targets at most the known ones."""
+        return view(self.images, self.rows[split], show, self.known if split == "train" else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A stage in a cell with its key, and what was seen on the way to its result."""
+
+    stage: Wired
+    cell: Cell
+    key: str
+    recipe: Mapping[str, Any]
+    seed: int | None
+    seen: Seen
+    others: Mapping[str, Node] = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """The node for people: the stage's name and the cell where there are several."""
+        return f"{self.stage.name} ({self.cell.label})" if self.cell.label else self.stage.name
+
+
+class CachedEncoder:
+    """An encoder whose vectors of a data set are known already: rows of that set are looked up, others computed."""
+
+    def __init__(self, encoder: Any, vectors: Array, source: str) -> None:
+        self._encoder = encoder
+        self._vectors = vectors
+        self._source = source
+
+    def embed(self, images: ImageSet, run: Run) -> Array:
+        """Return the vectors of images, (n, e) or (n, m, e) float32."""
+        if images.source == self._source:
+            return np.asarray(self._vectors[images.ids])
+        vectors: Array = self._encoder.embed(images, run)
+        return vectors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+
+class LazyInputs(Mapping[str, Any]):
+    """The inputs of a stage by name, each made or loaded when it is asked for."""
+
+    def __init__(self, names: tuple[str, ...], argument: Callable[[str], Any]) -> None:
+        self._names = names
+        self._argument = argument
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._argument(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Session:
+    """Computes, stores and gives back the values of stages."""
+
+    def __init__(
+        self,
+        store: Store,
+        device: torch.device,
+        *,
+        progress: ProgressSink | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        checkpoint_every: float = 30.0,
+        spy: Callable[[str, str, str, ImageSet], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.device = device
+        self.computed: list[tuple[str, str]] = []
+        self.tracebacks: dict[str, str] = {}
+        self._progress = progress
+        self._stop = stop
+        self._checkpoint_every = checkpoint_every
+        self._spy = spy
+        self._values: dict[str, Any] = {}
+        self._tables: dict[str, Table] = {}
+        self._sources: dict[Offer, str | None] = {}
+
+    # ---- keys
+
+    def plan(self, cell: Cell, stages: tuple[Wired, ...]) -> dict[str, Node]:
+        """Return the nodes of a cell by stage name, evaluators left out. Reads the data sets, and nothing else."""
+        nodes: dict[str, Node] = {}
+        for stage in stages:
+            if stage.kind != "evaluator":
+                nodes[stage.name] = self._node(stage, cell, nodes)
+        return nodes
+
+    def _node(self, stage: Wired, cell: Cell, nodes: Mapping[str, Node]) -> Node:
+        inputs: dict[str, Any] = {}
+        seen = Seen()
+        for name in self.arguments_of(stage, cell, nodes):
+            key, saw = self._input(stage, cell, nodes, name)
+            inputs[name] = key
+            if name in getattr(stage.component, "monitors", ()):
+                saw = replace(saw, labels={}, monitored=saw.labels, images={})
+            seen = seen | saw
+        if stage.kind == "embedder" and stage.split != "train":
+            seen = seen | Seen(transductive=(stage.name,))
+        seed = self._seed(stage, cell)
+        recipe = {
+            "contract": CONTRACT_VERSION,
+            "kind": stage.kind,
+            "name": stage.offer.name,
+            "distribution": stage.offer.distribution,
+            "version": stage.offer.version,
+            "source": self._source(stage.offer),
+            "options": _plain(asdict(stage.component)),
+            "seed": seed,
+            "split": stage.split,
+            "inputs": inputs,
+        }
+        if stage.kind == "dataset":
+            recipe["files"] = self._files(stage)
+        return Node(stage, cell, digest(recipe), recipe, seed, seen, nodes)
+
+    def _source(self, offer: Offer) -> str | None:
+        if offer not in self._sources:
+            self._sources[offer] = source_digest(offer)
+        return self._sources[offer]
+
+    def _files(self, stage: Wired) -> list[str]:
+        """Return the checksums of a data set's files, read once for each path, size and time."""
+        if not hasattr(stage.component, "sources"):
+            return []
+        try:
+            return [self.store.fingerprint(path) for path in stage.component.sources()]
+        except OSError as error:
+            raise DataError(f"stages.{stage.name}: {error}; expected a file that can be read") from error
+
+    def _seed(self, stage: Wired, cell: Cell) -> int | None:
+        if getattr(stage.component, "deterministic", False) or stage.kind == "backbone":
+            return None
+        if stage.seed is not None:
+            return stage.seed
+        if _judges(stage):
+            return int((cell.spec.get("splits") or {}).get("seed", 0))
+        return int(cell.spec.get("seed", 0))
+
+    def arguments_of(self, stage: Wired, cell: Cell, nodes: Mapping[str, Node]) -> tuple[str, ...]:
+        """Return the inputs that the verb gets, in its order: those wired, and validation rows where there are some."""
+        names = []
+        for parameter in stage.parameters:
+            if parameter.name == "validation":
+                has = bool(stage.data) and "validation" in self.table(nodes[stage.data]).rows
+                if not has and not parameter.nullable:
+                    raise DataError(
+                        f"stages.{stage.name}: its component needs validation rows, and the splits have none; expected"
+                        " splits with validation (type splits: {test: 0.25, validation: 0.1})"
+                    )
+                names += ["validation"] if has else []
+            elif parameter.name in stage.inputs:
+                names.append(parameter.name)
+        return tuple(names)
+
+    def _input(self, stage: Wired, cell: Cell, nodes: Mapping[str, Node], name: str) -> tuple[Any, Seen]:
+        """Return the key of an input and what was seen on its way."""
+        if name in ("images", "validation"):
+            images = self._visible(stage, nodes, name)
+            split = "validation" if name == "validation" else stage.split
+            targets = {n: digest([t.kind, list(t.names)], t.values) for n, t in images.targets.items()}
+            vectors = nodes[stage.vectors].key if stage.vectors else ""
+            key = digest(nodes[stage.data].key, vectors, images.ids, targets, images.target if targets else "")
+            known = int((images.labels >= 0).sum()) if images.target in images.targets else 0
+            known = known or max((int(t.known.sum()) for t in images.targets.values()), default=0)
+            saw = Seen({split: len(images)}, {split: known} if targets else {})
+            return key, saw | (nodes[stage.vectors].seen if stage.vectors else Seen())
+        sources = stage.inputs[name]
+        if name in ("partitions", "embeddings"):
+            self.table(nodes[stage.data]).check_split(stage.split, stage.name)
+        if sources == (CLASSES,):
+            images = self.table(nodes[stage.data]).view(stage.split, "all")
+            return digest("classes", nodes[stage.data].key, images.ids, images.labels), Seen(
+                labels={stage.split: len(images)}
+            )
+        seen = Seen()
+        for source in sources:
+            seen = seen | nodes[source].seen
+        keys = [nodes[source].key for source in sources]
+        if name == "embeddings":
+            data = nodes[stage.data]
+            embedded = self._embedded(nodes[sources[0]], data)
+            return digest(keys, embedded.key, data.key, self.table(data).view(stage.split, "nothing").ids), seen
+        return keys, seen
+
+    # ---- data
+
+    def table(self, node: Node) -> Table:
+        """Return the data set of a cell: shuffled once, its target chosen, its splits cut, its known labels drawn."""
+        spec = {name: node.cell.spec.get(name) for name in ("target", "splits", "labels")}
+        name = digest(node.key, spec)
+        if name not in self._tables:
+            images = with_target(self.value(node), spec["target"])
+            rows = split_rows(images, spec["splits"])
+            if not len(rows.get("train", ())):
+                raise DataError(
+                    f"stages.{node.stage.name}: found no training rows; expected a split 'train' or splits: in the file"
+                )
+            seed = int((spec["splits"] or {}).get("seed", 0))
+            known = known_rows(view(images, rows["train"], "all"), spec["labels"], seed)
+            self._tables[name] = Table(node.key, images, rows, known)
+        return self._tables[name]
+
+    def rows(self, stage: Wired, nodes: Mapping[str, Node], name: str) -> ImageSet:
+        """Return the rows that a verb gets as `images` or `validation`, with the targets that it may see."""
+        images = self._visible(stage, nodes, name)
+        if stage.vectors:
+            images = self.as_vectors(images, nodes[stage.vectors], nodes[stage.data])
+        if self._spy is not None:
+            self._spy(stage.name, name, "validation" if name == "validation" else stage.split, images)
+        return images
+
+    def _visible(self, stage: Wired, nodes: Mapping[str, Node], name: str) -> ImageSet:
+        table = self.table(nodes[stage.data])
+        split = "validation" if name == "validation" else stage.split
+        table.check_split(split, stage.name)
+        labelled = stage.offer.component.needs_labels or _judges(stage)
+        show: Show = "nothing" if not labelled else "known" if split == "train" else "all"
+        return table.view(split, show)
+
+    def as_vectors(self, images: ImageSet, encoder: Node, data: Node) -> ImageSet:
+        """Return the images as vectors (n, e, 1, 1): meta-learning on embeddings."""
+        vectors = np.asarray(self.vectors(encoder, data)[images.ids], dtype=np.float32)
+        spec = replace(images.spec, size=(1, 1), channels=vectors.shape[1], spacing=None)
+        return replace(
+            images, images=vectors[:, :, None, None], spec=spec, source=f"{images.source}/{encoder.key}", geometry={}
+        )
+
+    def _embedded(self, encoder: Node, data: Node) -> Node:
+        """Return the data set that an encoder embeds for the rows of `data`: its own, where that holds the same images.
+
+        One set may be the slices of the volumes of another: then their rows are paired, and GIST sees slices.
+        """
+        own = encoder.others.get(encoder.stage.data)
+        if own is None or own.key == data.key:
+            return data
+        return own if _same_images(self.table(own).images, self.table(data).images) else data
+
+    def vectors(self, encoder: Node, data: Node) -> Array:
+        """Return the vectors of all rows of a data set, embedded once for each encoder, memory-mapped."""
+        key = digest("vectors", encoder.key, data.key)
+
+        def make(run: Run) -> Arrays:
+            images = self.table(data).images
+            everything = view(images, np.arange(len(images)), "nothing")
+            vectors = np.asarray(self.value(encoder).embed(everything, run), dtype=np.float32)
+            if vectors.ndim not in (2, 3) or len(vectors) != len(images):
+                raise PluginError(f"{encoder.title}: embed gave {vectors.shape}; expected ({len(images)}, e)")
+            return {"vectors": vectors}
+
+        return self.stored(key, f"{encoder.stage.name}: embed", make, {"vectors": encoder.key}).arrays["vectors"]
+
+    # ---- values
+
+    def argument(self, node: Node, name: str) -> Any:
+        """Return what the verb of a node gets for an input."""
+        stage, nodes = node.stage, node.others
+        if name in ("images", "validation"):
+            return self.rows(stage, nodes, name)
+        sources = stage.inputs[name]
+        if sources == (CLASSES,):
+            images = self.table(nodes[stage.data]).view(stage.split, "all")
+            return Partitions(images.labels[None].astype(np.int64), images.ids, names=images.class_names)
+        if name == "embeddings":
+            encoder, data = nodes[sources[0]], nodes[stage.data]
+            vectors = self.vectors(encoder, self._embedded(encoder, data))
+            ids = self.table(data).view(stage.split, "nothing").ids
+            cached: Any = CachedEncoder(self.value(encoder), vectors, self.table(data).images.source)
+            return Embeddings(np.asarray(vectors[ids]), ids, cached)
+        many = next(p.many for p in stage.parameters if p.name == name)
+        values = tuple(self.value(nodes[source]) for source in sources)
+        return values if many else values[0]
+
+    def ensure(self, node: Node) -> None:
+        """See that a node's result is in the store."""
+        if node.stage.kind not in NOT_STORED and self.store.get(node.key) is None:
+            self.value(node)
+
+    def value(self, node: Node) -> Any:
+        """Return the value of a node: from memory, from the store, or computed and stored."""
+        if node.key in self._values:
+            return self._values[node.key]
+        if node.stage.kind == "backbone":
+            value = node.stage.component
+        elif node.stage.kind == "task_sampler":
+            value = self._call(node, self.run_for(node))
+        else:
+            value = self._load(
+                node, self.stored(node.key, node.title, lambda run: self._make(node, run), node.recipe, node)
+            )
+        self._values[node.key] = value
+        return value
+
+    def _load(self, node: Node, entry: Entry) -> Any:
+        cls = result_class(node.stage)
+        names = self.arguments_of(node.stage, node.cell, node.others)
+        inputs = LazyInputs(names, lambda name: self.argument(node, name))
+        return cls.from_arrays(entry.arrays, entry.meta, inputs)
+
+    def run_for(self, node: Node) -> Run:
+        """Return the `Run` of a node, its generators drawn from seed, kind, component and split."""
+        stage = node.stage
+        seed = child_seed(node.seed or 0, stage.kind, stage.offer.name, stage.split)
+        return self._run(seed, node.title, node.key)
+
+    def _run(self, seed: int, title: str, key: str) -> Run:
+        return Run(
+            seed,
+            self.device,
+            name=title,
+            checkpoints=self.store.checkpoints(key),
+            checkpoint_every=self._checkpoint_every,
+            progress=self._progress,
+            stop=self._stop,
+        )
+
+    def _call(self, node: Node, run: Run) -> Any:
+        names = self.arguments_of(node.stage, node.cell, node.others)
+        arguments = {name: self.argument(node, name) for name in names}
+        if any(p.name == "validation" and not p.optional for p in node.stage.parameters):
+            arguments.setdefault("validation", None)
+        return getattr(node.stage.component, KINDS[node.stage.kind].verb)(**arguments, run=run)
+
+    def _make(self, node: Node, run: Run) -> tuple[Arrays, dict[str, Any]]:
+        value = self._call(node, run)
+        if node.stage.kind == "dataset":
+            value = shuffled(value, node.key)
+            _check_images(value, node.stage.name)
+        expected = result_class(node.stage)
+        if not isinstance(value, expected):
+            raise PluginError(
+                f"{node.title}: {KINDS[node.stage.kind].verb} gave {type(value).__name__}; expected {expected.__name__}"
+            )
+        arrays, meta = value.to_arrays()
+        return arrays, meta
+
+    def stored(
+        self, key: str, title: str, make: Callable[[Run], Any], recipe: Mapping[str, Any], node: Node | None = None
+    ) -> Entry:
+        """Return a stored result; where there is none, compute it under its lock and store it."""
+        entry = self.store.get(key)
+        if entry is not None:
+            return entry
+        with self.store.lock(key):
+            entry = self.store.get(key)
+            if entry is None:
+                run = self.run_for(node) if node is not None else self._run(child_seed(0, key), title, key)
+                began, peak = time.monotonic(), PeakMemory(self.device)
+                with self.blame(node, title):
+                    made = make(run)
+                    arrays, meta = made if isinstance(made, tuple) else (made, {})
+                if node is None or node.stage.kind != "dataset":
+                    _check_finite(arrays, title)
+                facts = {
+                    "seconds": time.monotonic() - began,
+                    "peak_memory_mb": peak.megabytes(),
+                    "device": str(self.device),
+                }
+                self.store.put(key, arrays, meta, recipe=dict(recipe), facts={**facts, "records": run.records})
+                self.store.drop_checkpoints(key)
+                self.computed.append((node.stage.name if node else title, key))
+                entry = self.store.get(key)
+        if entry is None:
+            raise ResourceError(
+                f"{title}: its result could not be read back; expected a disk that keeps what is written"
+            )
+        return entry
+
+    def blame(self, node: Node | None, title: str) -> _Blame:
+        """Return a context that turns whatever a component raises into an error that says whose it is."""
+        return _Blame(self, node, title)
+
+
+@dataclass(frozen=True)
+class _Blame:
+    session: Session
+    node: Node | None
+    title: str
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, FewcoreError) or not isinstance(error, Exception | SystemExit):
+            return
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise ResourceError(
+                f"{self.title}: out of memory: {error}; expected smaller batches or a larger machine"
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"{self.title}: the disk is full: {error}; free some space and run again to go on"
+            ) from error
+        self.session.tracebacks[self.title] = "".join(traceback.format_exception(error))
+        who = f" (from {self.node.stage.offer.distribution} {self.node.stage.offer.version})" if self.node else ""
+        raise PluginError(
+            f"{self.title}{who}: {type(error).__name__}: {error}; the traceback is in log.jsonl"
+        ) from error
+
+
+def result_class(stage: Wired) -> type[Any]:
+    """Return the class that the verb of a stage makes: its return annotation.
+
+    Raises:
+        PluginError: the annotation is missing or names nothing.
+
+    """
+    verb = getattr(type(stage.component), KINDS[stage.kind].verb)
+    try:
+        made = get_type_hints(verb).get("return")
+    except NameError as error:
+        raise PluginError(
+            f"{stage.offer.full_name}: the annotations of {verb.__qualname__} cannot be read: {error}"
+        ) from error
+    if not isinstance(made, type):
+        raise PluginError(
+            f"{stage.offer.full_name}: found {verb.__qualname__} -> {made}; expected the class of what it makes"
+        )
+    return made
+
+
+def _judges(stage: Wired) -> bool:
+    """Return whether a stage draws what models are judged by: it may see labels, and all seeds share it."""
+    return stage.split != "train" and stage.kind in ("task_sampler", "partitioner")
+
+
+def _same_images(first: ImageSet, second: ImageSet) -> bool:
+    """Return whether two sets are the same images, cut out in two ways: equal groups, and the same said of each."""
+
+    def said(images: ImageSet) -> dict[str, str]:
+        return {name: digest(t.values) for name, t in images.targets.items() if t.kind != "masks"}
+
+    return np.array_equal(first.groups, second.groups) and bool(said(first)) and said(first) == said(second)
+
+
+def _plain(value: Any) -> Any:
+    """Return options as JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _check_images(images: ImageSet, name: str) -> None:
+    """Refuse NaN and infinity in the pixels."""
+    if images.images.dtype.kind == "f":
+        flat = images.images.reshape(len(images), -1)
+        bad = [i for i in range(len(images)) if not np.isfinite(flat[i]).all()]
+        if bad:
+            raise DataError(
+                f"stages.{name}: {len(bad)} images hold NaN or infinity, the first is number {bad[0]}; expected finite pixels"
+            )
+
+
+def _check_finite(arrays: Arrays, title: str) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise NumericalError(
+                f"{title}: '{name}' holds NaN or infinity; expected finite numbers (nothing was stored)"
+            )

@@ -1,0 +1,61 @@
+"""Between numpy and torch: images gathered by index on the device, networks as named arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from fewcore.contracts import Array, Arrays, ImageSet
+
+MEMORY_SHARE = 0.5
+
+
+def _fits(n_bytes: int, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return n_bytes < MEMORY_SHARE * free
+
+
+class Gather:
+    """Images of a set, gathered by index as float32 on a device.
+
+    `gather(index)` with an integer index of any shape (...) returns (..., c, h, w) float32; uint8 images are divided by
+    255, others keep their range. Negative indices, which stand for padding, give the first image: what is made of them
+    must be masked. The set lies on the device once, in its own dtype; where it would take more than half of the
+    device's free memory it stays on the host and only what is asked for travels.
+    """
+
+    def __init__(self, images: ImageSet, device: torch.device) -> None:
+        self.device = device
+        self.shape = images.shape
+        self._array = images.images
+        self._resident: torch.Tensor | None = None
+        if _fits(self._array.nbytes, device):
+            array = self._array if self._array.flags.writeable else self._array.copy()
+            self._resident = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    def __call__(self, index: Array | torch.Tensor) -> torch.Tensor:
+        """Return the images at `index`, (..., c, h, w) float32 on the device."""
+        if self._resident is not None:
+            where = torch.as_tensor(index, device=self.device).long().clamp(min=0)
+            flat = self._resident.index_select(0, where.reshape(-1))
+        else:
+            where = torch.as_tensor(index).long().clamp(min=0).cpu()
+            flat = torch.from_numpy(self._array[where.reshape(-1).numpy()]).to(self.device)
+        pixels = flat.float() / 255 if flat.dtype == torch.uint8 else flat.float()
+        return pixels.reshape(*where.shape, *self.shape)
+
+
+def module_arrays(module: nn.Module) -> Arrays:
+    """Return the parameters and buffers of a network as named arrays."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
+
+
+def load_module(module: nn.Module, arrays: Mapping[str, Array]) -> nn.Module:
+    """Fill a network with arrays that `module_arrays` returned; returns the network."""
+    module.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in arrays.items()})
+    return module
