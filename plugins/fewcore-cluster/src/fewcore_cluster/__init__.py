@@ -1,0 +1,1 @@
+"""Partitioners for fewcore. `plugin` announces them; each method is a module of its own."""
