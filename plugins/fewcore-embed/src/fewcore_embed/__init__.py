@@ -1,0 +1,1 @@
+"""Embedders and backbones for fewcore. `plugin` announces them; each method is a module of its own."""
