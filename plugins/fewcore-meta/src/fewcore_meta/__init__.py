@@ -1,0 +1,1 @@
+"""Meta-learners and few-shot baselines for fewcore."""

@@ -1,0 +1,55 @@
+"""Where a network's batch norm takes its statistics when it is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def norm_layers(network: nn.Module) -> list[nn.Module]:
+    """Return the layers that normalise with statistics of a batch: torch's own, and whatever keeps running statistics."""
+    return [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, _BatchNorm) or isinstance(getattr(layer, "running_mean", None), torch.Tensor)
+    ]
+
+
+@contextmanager
+def statistics_of_first(network: nn.Module, n_rows: int) -> Iterator[None]:
+    """Normalise every image of a batch with the statistics of its first `n_rows` images, layer by layer.
+
+    The network is in evaluation mode inside; running statistics and modes are as before afterwards. Layers without
+    running statistics go on using those of the whole batch.
+    """
+    layers = [layer for layer in norm_layers(network) if isinstance(layer.running_mean, torch.Tensor)]
+    buffers = [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in buffers]
+    modes = {module: module.training for module in network.modules()}
+
+    def take(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows = inputs[0][:n_rows]
+        axes = [0, *range(2, rows.ndim)]
+        # Biased, as batch norm normalises in training; the running variance that it keeps is the unbiased one.
+        variance, mean = torch.var_mean(rows, axes, correction=0)
+        with torch.no_grad():
+            layer.running_mean.copy_(mean)  # type: ignore[operator]
+            layer.running_var.copy_(variance)  # type: ignore[operator]
+
+    hooks = [layer.register_forward_pre_hook(take) for layer in layers]
+    network.eval()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for buffer, values in zip(buffers, before, strict=True):
+                buffer.copy_(values)

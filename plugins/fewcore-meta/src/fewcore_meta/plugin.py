@@ -1,0 +1,42 @@
+"""Announces the meta-learners, their baselines, the backbone and Omniglot. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from fewcore import Component, hookimpl
+
+CACTUS = "arXiv:1810.02334"
+
+
+@hookimpl
+def fewcore_meta_learners() -> list[Component]:
+    """Offer the meta-learners and the few-shot baselines."""
+    here = "fewcore_meta"
+    return [
+        Component("maml", f"{here}.maml:Maml", "an initialisation from which few steps suffice", "arXiv:1703.03400"),
+        Component(
+            "protonets", f"{here}.protonets:ProtoNets", "nearest class mean in a learnt space", "arXiv:1703.05175"
+        ),
+        Component("knn", f"{here}.knn:Knn", "vote of the nearest support vectors", CACTUS),
+        Component("linear", f"{here}.linear:Linear", "logistic regression on the support vectors", CACTUS),
+        Component("mlp", f"{here}.mlp:Mlp", "one hidden layer on the support vectors", CACTUS),
+        Component(
+            "cluster-matching",
+            f"{here}.cluster_matching:ClusterMatching",
+            "clusters named by the support set; a query takes the name of its nearest",
+            CACTUS,
+        ),
+        Component("scratch", f"{here}.scratch:Scratch", "a fresh network trained on each support set", CACTUS),
+    ]
+
+
+@hookimpl
+def fewcore_backbones() -> list[Component]:
+    """Offer the backbones."""
+    return [Component("conv4", "fewcore_meta.conv4:Conv4", "four blocks of 3 x 3 convolutions", "arXiv:1703.03400")]
+
+
+@hookimpl
+def fewcore_datasets() -> list[Component]:
+    """Offer the data sets."""
+    doi = "doi:10.1126/science.aab3050"
+    return [Component("omniglot", "fewcore_meta.omniglot:Omniglot", "1,623 handwritten characters", doi)]

@@ -1,0 +1,333 @@
+"""Prototypical networks: each query goes to the class whose mean support feature is nearest."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fewcore import (
+    Array,
+    Arrays,
+    Backbone,
+    Gather,
+    ImageSet,
+    Meta,
+    PipelineError,
+    Predictions,
+    Run,
+    TaskBatch,
+    TaskStream,
+    load_module,
+    module_arrays,
+    option,
+    torch_generator,
+)
+from fewcore_meta.batch_norm import norm_layers, statistics_of_first
+from fewcore_meta.task_vectors import accuracies, labelled_support
+
+BLOCK = 256
+"""Images that are embedded at a time. Blocks are fixed, so that a feature does not depend on what else is asked for."""
+MAX_ELEMENTS = 2**24
+
+
+def _prototypes(support: torch.Tensor, labels: torch.Tensor, n_way: int) -> torch.Tensor:
+    """Return the mean of each class's features, (t, k, e), of support features (t, s, e) and labels (t, s)."""
+    one_hot = functional.one_hot(labels, n_way).to(support.dtype)
+    return one_hot.mT @ support / one_hot.sum(1)[..., None].clamp(min=1)
+
+
+def _scores(query: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    """Return minus the squared Euclidean distance of queries (t, q, e) to prototypes (t, k, e): (t, q, k)."""
+    return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)
+
+
+@torch.no_grad()
+def _task_scores(
+    network: nn.Module, norm: str, support: torch.Tensor, labels: torch.Tensor, query: torch.Tensor, n_way: int
+) -> torch.Tensor:
+    """Return the scores (q, k) of one task's queries (q, c, h, w), embedded in one batch with its support set."""
+    n_support = len(support)
+    batch = torch.cat([support, query])
+    with statistics_of_first(network, n_support if norm == "support" else len(batch)):
+        features = network(batch)
+    prototypes = _prototypes(features[None, :n_support], labels[None], n_way)
+    return _scores(features[None, n_support:], prototypes)[0]
+
+
+class _Features:
+    """The features of a set's images in evaluation mode, computed block by block when they are asked for."""
+
+    def __init__(self) -> None:
+        self._vectors: torch.Tensor | None = None
+        self._known = np.zeros(0, dtype=bool)
+
+    @torch.no_grad()
+    def of(self, rows: Array, network: nn.Module, images: ImageSet, device: torch.device) -> torch.Tensor:
+        """Return the features of `rows` (...) as (..., e)."""
+        n_blocks = -(-len(images) // BLOCK)
+        if self._vectors is None or self._vectors.device.type != device.type:
+            self._vectors = None
+            self._known = np.zeros(n_blocks, dtype=bool)
+        blocks = np.unique(rows // BLOCK)
+        if missing := blocks[~self._known[blocks]].tolist():
+            gather = Gather(images, device)
+            for block in missing:
+                span = np.arange(block * BLOCK, min(len(images), (block + 1) * BLOCK))
+                made = network(gather(span))
+                if self._vectors is None:
+                    self._vectors = made.new_zeros(len(images), made.shape[1])
+                self._vectors[span[0] : span[-1] + 1] = made
+                self._known[block] = True
+        assert self._vectors is not None
+        index = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
+        return self._vectors[index.reshape(-1)].reshape(*rows.shape, -1)
+
+
+def _running_scores(
+    network: nn.Module, features: _Features, batch: TaskBatch, images: ImageSet, device: torch.device
+) -> torch.Tensor:
+    """Return the scores (t, q, k) of tasks whose images are embedded one by one, with running statistics."""
+    network.eval()
+    labels = torch.from_numpy(np.array(batch.support_labels)).long().to(device)
+    query = np.where(batch.query >= 0, batch.query, batch.support[:, :1])
+    features.of(np.concatenate([batch.support, query], 1), network, images, device)
+    dim = features.of(batch.support[:1, :1], network, images, device).shape[-1]
+    size = max(1, MAX_ELEMENTS // max(1, dim * (batch.query.shape[1] * batch.n_way + batch.support.shape[1])))
+    made = []
+    for start in range(0, len(batch), size):
+        cut = slice(start, start + size)
+        support = features.of(batch.support[cut], network, images, device)
+        prototypes = _prototypes(support, labels[cut], batch.n_way)
+        made.append(_scores(features.of(query[cut], network, images, device), prototypes))
+    return torch.cat(made)
+
+
+class ProtoNetsPredictor:
+    """A network and a labelled support set, (s, c, h, w) float32, whose class means are the prototypes."""
+
+    def __init__(self, network: nn.Module, norm: str, support: Array, labels: Array, n_way: int) -> None:
+        self.network = network
+        self._norm = norm
+        self._support = support
+        self._labels = labels
+        self._n_way = n_way
+
+    @torch.no_grad()
+    def predict(self, images: ImageSet, run: Run) -> Predictions:
+        """Return minus the squared distances to the prototypes, (n, k).
+
+        With transductive statistics all images are one batch with the support set, and each score depends on all.
+        """
+        network = self.network.to(run.device)
+        gather = Gather(images, run.device)
+        support = torch.from_numpy(np.array(self._support)).to(run.device)
+        labels = torch.from_numpy(np.array(self._labels)).long().to(run.device)
+        size = max(1, len(images)) if self._norm == "transductive" else BLOCK
+        made = []
+        for start in range(0, len(images), size):
+            query = gather(np.arange(start, min(len(images), start + size)))
+            if self._norm in ("support", "transductive"):
+                made.append(_task_scores(network, self._norm, support, labels, query, self._n_way))
+            else:
+                network.eval()
+                prototypes = _prototypes(network(support)[None], labels[None], self._n_way)
+                made.append(_scores(network(query)[None], prototypes)[0])
+        scores = torch.cat(made) if made else support.new_zeros(0, self._n_way)
+        return Predictions(images.ids, scores=scores.cpu().numpy())
+
+    def to_arrays(self) -> tuple[Arrays, Meta]:
+        """Return the network and the support set."""
+        arrays = {f"network.{name}": values for name, values in module_arrays(self.network).items()}
+        return arrays | {"support": self._support, "labels": self._labels}, {"norm": self._norm, "n_way": self._n_way}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> ProtoNetsPredictor:
+        """Build the predictor from `to_arrays`' result."""
+        network = _loaded(arrays, inputs["backbone"], tuple(arrays["support"].shape[1:]))
+        return cls(network, meta["norm"], arrays["support"], arrays["labels"], meta["n_way"])
+
+
+def _loaded(arrays: Mapping[str, Array], backbone: Backbone, shape: tuple[int, ...]) -> nn.Module:
+    network = backbone.build(shape, 0, torch_generator(0))
+    prefix = "network."
+    return load_module(network, {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}).eval()
+
+
+class ProtoNetsModel:
+    """A trained network. `norm` says where its batch norm takes its statistics; `none` where it has no batch norm."""
+
+    def __init__(self, network: nn.Module, norm: str, shape: tuple[int, ...]) -> None:
+        self.network = network
+        self.norm = norm
+        self._shape = shape
+        self._features: weakref.WeakKeyDictionary[ImageSet, _Features] = weakref.WeakKeyDictionary()
+
+    def classify(self, batch: TaskBatch, images: ImageSet, run: Run) -> Array:
+        """Return minus the squared distances to the prototypes, (t, q, k) float32; 0 for padding.
+
+        With running statistics, each image is embedded once for all tasks of all batches of the same images.
+        """
+        return self._classify(batch, images, run, run.track(range(len(batch)), name="tasks"))
+
+    @torch.no_grad()
+    def _classify(self, batch: TaskBatch, images: ImageSet, run: Run, order: Iterable[int]) -> Array:
+        network = self.network.to(run.device)
+        if self.norm in ("support", "transductive"):
+            scores = self._task_by_task(network, batch, images, run, order)
+        else:
+            features = self._features.setdefault(images, _Features())
+            scores = _running_scores(network, features, batch, images, run.device)
+        known = torch.from_numpy(batch.query_known).to(run.device)
+        return np.asarray(scores.masked_fill(~known[..., None], 0.0).cpu().numpy())
+
+    def _task_by_task(
+        self, network: nn.Module, batch: TaskBatch, images: ImageSet, run: Run, order: Iterable[int]
+    ) -> torch.Tensor:
+        gather = Gather(images, run.device)
+        labels = torch.from_numpy(np.array(batch.support_labels)).long().to(run.device)
+        known = batch.query_known
+        scores = torch.zeros(*batch.query.shape, batch.n_way, device=run.device)
+        for i in order:
+            support, query = gather(batch.support[i]), gather(batch.query[i][known[i]])
+            where = torch.from_numpy(known[i]).to(run.device)
+            scores[i, where] = _task_scores(network, self.norm, support, labels[i], query, batch.n_way)
+        return scores
+
+    def adapt(self, support: ImageSet, run: Run) -> ProtoNetsPredictor:
+        """Return a predictor for the classes of a labelled support set.
+
+        Raises:
+            DataError: there are fewer than two classes, or a class has no image.
+
+        """
+        found = labelled_support(support)
+        pixels = Gather(support, run.device)(found.rows).cpu().numpy()
+        return ProtoNetsPredictor(self.network, self.norm, pixels, found.labels, found.n_way)
+
+    def to_arrays(self) -> tuple[Arrays, Meta]:
+        """Return the network."""
+        arrays = {f"network.{name}": values for name, values in module_arrays(self.network).items()}
+        return arrays, {"norm": self.norm, "shape": list(self._shape)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> ProtoNetsModel:
+        """Build the model from `to_arrays`' result."""
+        shape = tuple(meta["shape"])
+        return cls(_loaded(arrays, inputs["backbone"], shape), meta["norm"], shape)
+
+
+@dataclass(frozen=True)
+class ProtoNets:
+    """A network in whose feature space each class is the mean of its support images.
+
+    A query's logits are minus its squared Euclidean distances to the class means; the loss is the mean cross-entropy
+    over the queries. In training, support and query images of a task are one batch, and batch norm takes the statistics
+    of that batch and keeps running ones. At test, `norm` decides: `running` uses the running statistics, so that no
+    query's score depends on other queries; `support` those of the task's support set; `transductive` those of all its
+    images, as in training. The last iterate is the model: validation tasks draw a curve and choose nothing. Way and shot
+    of test tasks are free.
+
+    Source: J. Snell, K. Swersky, R. Zemel: Prototypical Networks for Few-shot Learning, NIPS 2017, arXiv:1703.05175;
+    with the settings of K. Hsu, S. Levine, C. Finn: Unsupervised Learning via Meta-Learning, ICLR 2019,
+    arXiv:1810.02334, appendix E.
+
+    Differs from the paper: no schedule of the learning rate, as in CACTUs; `support` and `transductive` are ours.
+
+    Raises:
+        PipelineError: `norm` is `running` or `support`, but the network always normalises with the whole batch.
+
+    """
+
+    monitors: ClassVar[tuple[str, ...]] = ("validation_tasks", "validation")
+
+    iterations: int = option(30_000, "steps of the optimiser", paper="30,000 on Omniglot, 60,000 elsewhere", low=1)
+    tasks_per_step: int = option(1, "tasks whose gradients are averaged in a step", paper="1", low=1)
+    learning_rate: float = option(1e-3, "step of Adam", paper="1e-3", low=0)
+    norm: Literal["running", "support", "transductive"] = option(
+        "running", "where batch norm takes its statistics at test", paper="running"
+    )
+    validate_every: int = option(1000, "steps from one point of the validation curve to the next", low=1)
+
+    def meta_train(
+        self,
+        tasks: TaskStream,
+        images: ImageSet,
+        backbone: Backbone,
+        run: Run,
+        validation: ImageSet | None = None,
+        validation_tasks: TaskStream | None = None,
+    ) -> ProtoNetsModel:
+        """Return the trained model. Tasks come from one cursor, weights from `run.generator`."""
+        network = backbone.build(images.shape, 0, run.generator).to(run.device)
+        gather = Gather(images, run.device)
+        norm = self._norm_of(network, gather(np.array([0, len(images) - 1])))
+        adam = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        cursor = tasks.start()
+        for step in run.loop(self.iterations, network=network, optimiser=adam, tasks=cursor):
+            network.train()
+            batch = cursor.draw(self.tasks_per_step)
+            loss, accuracy = self._step(network, adam, batch, gather)
+            cursor.observe(batch, accuracy.cpu().numpy())
+            run.log(loss=loss, accuracy=accuracy.mean())
+            due = (step + 1) % self.validate_every == 0
+            if due and validation is not None and validation_tasks is not None:
+                # A model of its own: the features that it keeps are of this step's network.
+                model = ProtoNetsModel(network, norm, images.shape)
+                run.log(**_validation_accuracies(model, validation, validation_tasks, run))
+        return ProtoNetsModel(network.eval(), norm, images.shape)
+
+    def _norm_of(self, network: nn.Module, pair: torch.Tensor) -> str:
+        """Return `norm`, or `none` where the network has no batch norm."""
+        network.eval()
+        with torch.no_grad():
+            together, alone = network(pair)[:1], network(pair[[0, 0]])[:1]
+        independent = torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
+        if self.norm != "transductive" and not independent:
+            raise PipelineError(
+                f"protonets.norm: found '{self.norm}' with a backbone that always normalises with the whole batch; "
+                "expected one that keeps running statistics (use norm: transductive, or another backbone)"
+            )
+        return self.norm if norm_layers(network) or not independent else "none"
+
+    def _step(
+        self, network: nn.Module, adam: torch.optim.Adam, batch: TaskBatch, gather: Gather
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one step; return the mean loss and each task's share of right queries, (t,)."""
+        adam.zero_grad()
+        losses, right = [], []
+        for i in range(len(batch)):
+            # Padding is left out before the network, so that it enters no batch statistic either.
+            known = batch.query_known[i]
+            rows = np.concatenate([batch.support[i], batch.query[i][known]])
+            features = network(gather(rows))[None]
+            n_support = batch.support.shape[1]
+            support_labels = torch.from_numpy(np.array(batch.support_labels[i])).long().to(gather.device)
+            labels = torch.from_numpy(np.array(batch.query_labels[i][known])).long().to(gather.device)
+            prototypes = _prototypes(features[:, :n_support], support_labels[None], batch.n_way)
+            scores = _scores(features[:, n_support:], prototypes)[0]
+            loss = functional.cross_entropy(scores, labels)
+            torch.autograd.backward(loss / len(batch))
+            losses.append(loss.detach())
+            right.append((scores.argmax(-1) == labels).double().mean())
+        adam.step()
+        return torch.stack(losses).mean(), torch.stack(right)
+
+
+def _validation_accuracies(
+    model: ProtoNetsModel, validation: ImageSet, validation_tasks: TaskStream, run: Run
+) -> dict[str, float]:
+    """Return the mean accuracy for each way and shot of the validation tasks, named for the log."""
+    found = {}
+    for batch in validation_tasks.batches():
+        # Without `run.track`: a stop must wait for the loop, which saves.
+        scores = torch.from_numpy(model._classify(batch, validation, run, range(len(batch))))
+        name = f"validation_accuracy_{batch.n_way}_way_{batch.n_shot}_shot"
+        found[name] = float(accuracies(scores, batch.query_labels).mean())
+    return found

@@ -1,0 +1,34 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fewcore.testing import conformance
+
+
+def small_omniglot(folder: Path) -> dict[str, Any]:
+    """Write eight characters in Omniglot's layout; returns the options that read them."""
+    rng = np.random.default_rng(0)
+    for part, count in (("images_background", 5), ("images_evaluation", 3)):
+        for number in range(count):
+            place = folder / part / f"Alphabet_of_{part}" / f"character{number + 1:02d}"
+            place.mkdir(parents=True)
+            for drawing in range(20):
+                pixels = rng.integers(0, 2, (105, 105), dtype=np.uint8) * 255
+                Image.fromarray(pixels).convert("1").save(place / f"{number:04d}_{drawing + 1:02d}.png")
+    return {"path": str(folder), "complete": False, "protocol": "lake", "validation_characters": 2}
+
+
+OPTIONS = {
+    "maml": {"iterations": 3, "test_steps": 2},
+    "mlp": {"epochs": [2], "dropouts": [0.0], "default_epochs": 2},
+    "omniglot": small_omniglot,
+    "protonets": {"iterations": 3},
+    "scratch": {"steps": 3},
+}
+
+
+@conformance("fewcore-meta", options=OPTIONS)
+def test_conformance(offer, check):
+    check(offer)
