@@ -1,0 +1,12 @@
+"""Announces the components. Imported at every start, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from fewcore import Component, hookimpl
+
+
+@hookimpl
+def fewcore_backbones() -> list[Component]:
+    """Offer the backbones."""
+    target = "fewcore_medical.monai_backbone:Monai"
+    return [Component("monai", target, "the 2-D and 3-D networks of MONAI, by name", "arXiv:2211.02701")]
