@@ -1,0 +1,105 @@
+"""What the documentation says is true: links lead somewhere, hooks are documented, code runs, tables match the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fewcore import hookspecs
+from fewcore.kinds import INPUTS, KINDS
+from fewcore.pipeline import check
+from fewcore.plugins import load_registry
+from fewcore.yaml12 import read
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
+PIPELINES = sorted([*ROOT.glob("fewcore/pipelines/*.yaml"), *ROOT.glob("plugins/*/pipelines/*.yaml")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for name, text in BLOCK.findall(page.read_text()) if name == language]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if not target.startswith(("https://", "http://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda p: p.name)
+def test_shipped_pipelines_have_no_problems(pipeline: Path) -> None:
+    check(read(pipeline.read_text()), load_registry())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_pipelines_in_the_docs_have_no_problems(page: Path) -> None:
+    for text in blocks(page, "yaml"):
+        if text.startswith("fewcore: 1"):
+            check(read(text), load_registry())
+
+
+def test_every_hook_is_documented_with_its_verb() -> None:
+    page = (ROOT / "docs" / "hooks.md").read_text()
+    for kind in KINDS.values():
+        assert hasattr(hookspecs, kind.hook)
+        assert re.search(
+            rf"`{kind.hook}\(\)`.*`{kind.verb}\(.*`{'torch.nn.' if kind.makes == 'Module' else ''}{kind.makes}`", page
+        )
+
+
+def test_every_input_is_documented() -> None:
+    page = (ROOT / "docs" / "hooks.md").read_text()
+    for name in INPUTS:
+        assert f"| `{name}` |" in page
+
+
+def test_component_table_of_the_readme_is_made_from_the_code() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "docs" / "component_table.py"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout.strip() in (ROOT / "README.md").read_text(), (
+        "run: python docs/component_table.py, and put it into README.md"
+    )
+
+
+def test_the_plugin_of_the_docs_builds_installs_and_conforms(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "writing-a-plugin.md"
+    for language in ("toml", "python", "yaml"):
+        for text in blocks(page, language):
+            name = re.match(r"# file: (\S+)", text)
+            assert name, "every code block of this page is a file"
+            (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name[1]).write_text(text)
+    site = tmp_path / "site"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        site,
+        tmp_path,
+    ]
+    subprocess.run(pip, check=True, capture_output=True)
+    environment = {"PYTHONPATH": str(site), "PATH": "", "FEWCORE_CACHE": str(tmp_path / "cache")}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "halves" in run("fewcore", "plugins")
+    assert "n_planes" in run("fewcore", "describe", "halves")
+    assert "passed" in run("pytest", "-q", "tests", "-p", "no:cacheprovider")
+    assert "protonets" in run("fewcore", "run", "halves.yaml", "--device", "cpu")

@@ -1,0 +1,458 @@
+"""The report: equal runs write equal numbers, the page is whole and safe, and no table says what the rows do not."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
+from fewcore.page import render_html, render_markdown
+from fewcore.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
+from fewcore.results import results_table
+from fewcore.sheets import sheet_of
+
+HOSTILE = "<script>alert('x')</script> | `a` [b](javascript:c) \x1b[31m $\\frac{ \"q\" &lt; #"
+CURVE = {"x": [0.0, 0.2, 1.0], "y": [0.0, 0.7, 1.0], "x_label": "false positive rate", "y_label": "true positive rate"}
+
+
+def row(stage: str, value: float, half: float = 0.008, **more: Any) -> MetricRow:
+    conditions = more.pop("conditions", {"way": 5, "shot": 1})
+    more = {"seen": "labels: none", "norm": "transductive", **more}
+    return MetricRow("accuracy", value, (value - half, value + half), 1000, stage, stage, conditions=conditions, **more)
+
+
+def stage(name: str, **more: Any) -> StageRecord:
+    fields: dict[str, Any] = {
+        "name": name,
+        "kind": "meta_learner",
+        "component": name,
+        "distribution": "fewcore-meta",
+        "version": "0.1.0",
+        "options": {"inner_steps": 5},
+        "seed": 0,
+        "split": "train",
+        "inputs": {"tasks": "tasks"},
+        "key": f"{name}-0123456789abcdef",
+        "status": "computed",
+        "seconds": 75.0,
+        "peak_memory_mb": 512.0,
+        "seen": "labels: none",
+        "conditions": {},
+    }
+    return StageRecord(**{**fields, **more})
+
+
+def pictures(name: str = "part") -> tuple[Picture, ...]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (12, 1, 8, 8), dtype=np.uint8)
+    groups, roles = np.repeat([0, 1, -1], 4), np.tile([0, 1, 1, 1], 3)
+    labels = (f"{name} 0", f"{name} 1")
+    return (
+        Picture("data", "Sample", "data", "From the training rows.", images),
+        Picture("partition", "Partition 1", "parts", "Two parts.", images, groups, labels),
+        Picture("tasks", "Task 1", "tasks", "", images.astype(np.float32) - 100.0, groups, labels, roles),
+        Picture("tasks", "Volumes", "tasks", "", rng.random((12, 3, 5, 8, 8), np.float32), groups, labels, roles),
+        Picture("map", "Map", "embed", "Two components.", None, groups, labels, None, rng.normal(size=(12, 2))),
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> RunReport:
+    records = tuple(
+        {"loop": "train", "step": step, "loss": 1 / step, "accuracy": 0.5, "validation_accuracy": 0.4}
+        for step in range(1, 60)
+    )
+    rows = (row("maml", 0.6884), row("knn", 0.5746, 0.0135), row("oracle", 0.9446, seen="labels: 60 training"))
+    pair = Comparison(
+        "accuracy", "maml", "knn", 0.1138, (0.1, 0.13), 1e-9, 2e-9, 1000, "paired t", {"way": 5, "shot": 1}
+    )
+    return RunReport(
+        name="omniglot",
+        pipeline="fewcore: 1\nname: omniglot\n",
+        command="fewcore run omniglot.yaml",
+        title="Omniglot",
+        stages=(stage("maml", records=records), stage("knn", status="reused")),
+        reports={"score": MetricReport(rows, (pair,), curves={"maml": CURVE, "knn": CURVE})},
+        pictures=pictures(),
+        published={
+            "source": "Table 8",
+            "rows": [
+                {
+                    "stage": "maml",
+                    "metric": "accuracy",
+                    "way": 5,
+                    "shot": 1,
+                    "value": 0.6984,
+                    "ci95": 0.008,
+                    "label": "P=100",
+                },
+                {"stage": "protonets", "metric": "accuracy", "way": 5, "shot": 1, "value": 0.68, "label": "other"},
+            ],
+        },
+        environment={"versions": {"torch": "2.15.0"}, "device": "cpu", "wall_seconds": 90.0},
+        data={
+            "images": 32460,
+            "size": [28, 28],
+            "splits": {"train": 22000},
+            "split_check": "no group is in two splits",
+        },
+        candidates=({"conditions": {"stages.maml.alpha": 0.1}, "score": 0.61, "chosen": True},),
+    )
+
+
+@pytest.fixture(scope="module")
+def html(report: RunReport) -> str:
+    return render_html(report)
+
+
+class Page(HTMLParser):
+    """What a page holds: its elements with their attributes, and the text of its scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in {"meta", "img", "br", "path", "use", "rect", "link"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in {"path", "use", "rect"}:
+            return
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        else:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_the_numbers_hold_rows_pairs_and_recipes_but_no_time(report: RunReport) -> None:
+    made = metrics_json(report)
+    assert made["fewcore"] == __version__
+    assert made["rows"][0] == {
+        "metric": "accuracy", "value": 0.6884, "ci95": [0.6884 - 0.008, 0.6884 + 0.008], "n": 1000, "stage": "maml",
+        "method": "maml", "way": 5, "shot": 1, "split": "test", "norm": "transductive", "seen": "labels: none",
+        "note": "", "evaluator": "score",
+    }  # fmt: skip
+    assert made["comparisons"][0]["first"] == "maml"
+    assert made["versions"] == {"torch": "2.15.0"}
+    assert made["stages"][0]["key"] == "maml-0123456789abcdef"
+    slower = replace(
+        report,
+        stages=tuple(replace(s, seconds=9.0, peak_memory_mb=1.0, status="reused") for s in report.stages),
+        environment={**report.environment, "wall_seconds": 1.0},
+    )
+    assert metrics_json(slower) == made
+
+
+def test_equal_runs_write_equal_bytes_with_sorted_keys_and_null_for_nan(tmp_path: Path, report: RunReport) -> None:
+    nan = replace(report, reports={"score": MetricReport((row("maml", math.nan), row("knn", 0.5, math.nan)))})
+    for name in ("one", "two"):
+        write_report(nan, tmp_path / name)
+    for name in ("metrics.json", "metrics.csv", "report.html", "report.md", "environment.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    made = json.loads((tmp_path / "one" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert made["rows"][0]["value"] is None
+    assert made["rows"][1]["ci95"] == [None, None]
+    assert list(made) == sorted(made)
+    assert list(made["rows"][0]) == sorted(made["rows"][0])
+
+
+def test_numpy_numbers_become_plain_json(report: RunReport) -> None:
+    odd = row("maml", 0.5, conditions={"way": np.int64(5), "share": np.float32(0.5), "parts": np.arange(2)})
+    made = metrics_json(replace(report, reports={"score": MetricReport((odd,))}))["rows"][0]
+    assert (made["way"], made["share"], made["parts"]) == (5, 0.5, [0, 1])
+    json.dumps(made, allow_nan=False)
+
+
+def test_files_are_whole_and_nothing_else_is_left(tmp_path: Path, report: RunReport) -> None:
+    write_report(report, tmp_path)
+    write_report(report, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"metrics.json", "metrics.csv", "report.html", "report.md", "environment.json"}
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["stages"][0]["seconds"] == 75.0
+    assert environment["stages"][0]["peak_memory_mb"] == 512.0
+    assert environment["command"] == "fewcore run omniglot.yaml"
+
+
+def test_csv_has_a_column_a_field_and_starts_no_formula(tmp_path: Path, report: RunReport) -> None:
+    more = (row("=cmd()", 0.5, conditions={"way": 5, "labels.share": 0.1}), row("maml", -0.25))
+    write_report(replace(report, reports={"score": MetricReport(more)}), tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["stage"] == "'=cmd()"
+    assert rows[0]["labels.share"] == "0.1"
+    assert rows[0]["shot"] == ""
+    assert rows[1]["value"] == "-0.25"
+    assert float(rows[1]["ci95_low"]) == -0.258
+
+
+def test_the_results_stand_beside_the_papers_with_the_best_of_each_kind_stressed(report: RunReport) -> None:
+    table = results_table(report)
+    assert [head.text for head in table.columns] == ["model", "5-way 1-shot"]
+    assert table.columns[1].note == "accuracy (%)\nchance 20.0"
+    cells = {row[0].text: row[1] for row in table.rows}
+    assert cells["maml"].text == "68.8 ± 0.8"
+    assert cells["maml"].note == "paper 69.8 (-1.0)"
+    assert cells["knn"].note == ""
+    # maml is the best that saw no label; oracle has no rival among those that did.
+    assert {name for name, cell in cells.items() if cell.best} == {"maml"}
+
+
+def test_small_errors_are_best_and_other_metrics_have_three_digits(report: RunReport) -> None:
+    rows = tuple(
+        MetricRow("mae", value, (value - 0.05, value + 0.02), 9, name, "lasso")
+        for name, value in (("a", 0.4567), ("b", 1.5))
+    )
+    table = results_table(replace(report, reports={"score": MetricReport(rows)}))
+    assert [row[1].text for row in table.rows] == ["0.457 (0.407 to 0.477)", "1.50 (1.45 to 1.52)"]
+    assert [row[1].best for row in table.rows] == [True, False]
+    assert [row[0].note for row in table.rows] == ["lasso", "lasso"]
+
+
+def test_cells_of_a_matrix_are_lines_of_their_own_and_the_best_is_of_equal_conditions(report: RunReport) -> None:
+    rows = tuple(
+        row(name, value, conditions={"labels.share": share, "way": 2})
+        for name, share, value in (("a", 0.1, 0.6), ("a", 0.5, 0.7), ("b", 0.1, 0.5), ("b", 0.5, 0.8), ("a", 0.5, 0.1))
+    )
+    table = results_table(replace(report, reports={"score": MetricReport(rows)}))
+    assert [(row[0].note, row[1].best) for row in table.rows] == [
+        ("labels.share 0.1", True),
+        ("labels.share 0.5", False),
+        ("labels.share 0.1", False),
+        ("labels.share 0.5", True),
+        ("labels.share 0.5", False),
+    ]
+
+
+def test_methods_that_take_turns_in_one_stage_stand_under_their_own_names(report: RunReport) -> None:
+    rows = tuple(
+        replace(
+            row("model", 0.6, conditions={"stages.model": name, "labels.share": 0.1}),
+            method=name,
+            repeats={"seed": "0, 1"},
+        )
+        for name in ("s4mtl", "u-net")
+    )
+    table = results_table(replace(report, reports={"score": MetricReport(rows)}))
+    assert [(row[0].text, row[0].note) for row in table.rows] == [
+        ("s4mtl", "labels.share 0.1, seed 0, 1"),
+        ("u-net", "labels.share 0.1, seed 0, 1"),
+    ]
+
+
+def test_a_metric_of_two_evaluators_has_two_columns(report: RunReport) -> None:
+    made = {"first": MetricReport((row("maml", 0.5),)), "second": MetricReport((row("maml", 0.6),))}
+    table = results_table(replace(report, reports=made))
+    assert [head.text for head in table.columns[1:]] == ["5-way 1-shot, first", "5-way 1-shot, second"]
+
+
+def test_the_terminal_shows_the_same_results(report: RunReport) -> None:
+    stream = io.StringIO()
+    Console(width=100, file=stream).print(summary_table(replace(report, title="[bold]\x1b[2J" + report.title)))
+    text = stream.getvalue()
+    assert "[bold] [2JOmniglot" in text
+    assert "68.8 ± 0.8" in text
+    assert "paper 69.8 (-1.0)" in text
+
+
+def test_the_page_has_no_outside_resource_and_is_well_formed(html: str) -> None:
+    page = Page(html)
+    assert page.open == []
+    links = [a[key] for _, a in page.elements for key in ("src", "href", "xlink:href", "data", "action") if a.get(key)]
+    assert links
+    assert all(link is not None and link.startswith(("#", "data:image/png;base64,")) for link in links)
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert not page.all("link")
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert any(m.get("name") == "viewport" for m in page.all("meta"))
+
+
+def test_every_figure_says_what_it_shows(html: str) -> None:
+    page = Page(html)
+    assert all(image.get("alt") for image in page.all("img"))
+    named = [div for div in page.all("div") if div.get("role") == "img"]
+    assert all(div.get("aria-label") for div in named)
+    assert len(named) == len(page.all("svg")) == 5  # results, two learning panels, curves, the map
+    said = " ".join(div["aria-label"] or "" for div in named)
+    assert "training accuracy from 50.0 at step 1 to 50.0 at step 59" in said
+    assert len(page.all("img")) == 1 + 3 + 2 * 3 + 2 * 3
+
+
+def test_sections_answer_in_the_order_of_the_questions(html: str) -> None:
+    page = Page(html)
+    names = [section["id"] for section in page.all("section")]
+    assert names == [
+        "results", "seen", "tests", "curves", "choice", "learning", "data", "partitions", "tasks", "map", "stages", "again"
+    ]  # fmt: skip
+    assert "no group is in two splits" in page.text
+    assert "fewcore run omniglot.yaml" in page.text
+    assert "queries help each other" in page.text
+    assert "not another seed of the training" in page.text
+    said = page.text.replace("\u00a0", " ")
+    assert "Given 22,000 training images and no labels, maml reaches 68.8 ± 0.8 % accuracy on 1000 5-way" in said
+    assert "1-shot tasks; the paper reports 69.8." in said
+    assert "Given 22,000 training images (labels: 60 training), oracle reaches 94.5 ± 0.8 % accuracy" in said
+
+
+def test_tables_sort_by_the_pages_only_script(html: str) -> None:
+    page = Page(html)
+    assert len(page.all("script")) == 1
+    assert "aria-sort" in page.scripts[0]
+    assert any(cell.get("data-sort") == "0.6884" for cell in page.all("td"))
+    assert page.all("button")
+
+
+def test_failures_stand_first(report: RunReport) -> None:
+    stages = (
+        *report.stages,
+        stage("scratch", status="failed", error="NumericalError: loss is nan", conditions={"seed": 1}),
+    )
+    broken = replace(
+        report,
+        stages=stages,
+        failures=("seed 1: stopped",),
+        reports={"score": MetricReport((), left_out=("protonets",))},
+    )
+    page = Page(render_html(broken))
+    assert page.all("section")[0]["id"] == "missing"
+    for text in (
+        "Partial report: what is missing",
+        "seed 1: stopped",
+        "scratch (seed 1) failed: NumericalError: loss is nan",
+    ):
+        assert text in page.text
+        assert text in render_markdown(broken)
+    assert "no numbers for protonets" in page.text
+    assert "No evaluator has given a number." in page.text
+
+
+def test_hostile_names_are_text_everywhere(report: RunReport, tmp_path: Path) -> None:
+    rows = (row(HOSTILE, 0.5, seen=HOSTILE, note=HOSTILE, conditions={HOSTILE: HOSTILE}), row("maml", 0.6))
+    hostile = RunReport(
+        name=HOSTILE,
+        pipeline=f"name: {HOSTILE}\n````\n# no heading",
+        command=HOSTILE,
+        title=HOSTILE,
+        stages=(
+            stage(HOSTILE, records=({"loop": HOSTILE, "step": 1, HOSTILE: 1.0},) * 2, status="failed", error=HOSTILE),
+        ),
+        reports={
+            HOSTILE: MetricReport(
+                rows, curves={HOSTILE: {**CURVE, "x_label": HOSTILE, "y_label": "$x_{"}}, left_out=(HOSTILE,)
+            )
+        },
+        pictures=pictures(HOSTILE),
+        published={
+            "source": HOSTILE,
+            "rows": [{"stage": HOSTILE, "metric": "accuracy", "value": 0.4, "label": HOSTILE}],
+        },
+        environment={HOSTILE: HOSTILE, "device": HOSTILE},
+        data={HOSTILE: {HOSTILE: 1}},
+        candidates=({"conditions": {HOSTILE: HOSTILE}, "score": 1.0, "chosen": False},),
+        failures=(HOSTILE,),
+    )
+    write_report(hostile, tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.open == []
+    assert len(page.all("script")) == 1
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    outside = re.sub(r"^(`{3,})$.*?^\1$", "", (tmp_path / "report.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in outside
+    assert not re.search(r"(?<!\\)\]\(javascript", outside)
+    assert "\x1b" not in outside
+    assert "# no heading" not in outside
+    summary_table(hostile)
+
+
+def test_markdown_tells_the_same(report: RunReport) -> None:
+    text = render_markdown(report)
+    assert "| maml | **68.8 ± 0.8**<br>paper 69.8 (-1.0) |" in text
+    assert "## Paired tests" in text
+    assert "- Learning curves of maml" in text
+    assert "not run" in text
+    assert "```\nfewcore: 1\nname: omniglot\n```" in text
+
+
+def test_an_empty_run_still_has_a_report(tmp_path: Path) -> None:
+    empty = RunReport("nothing", "", "", "", (), {}, (), {}, {}, {}, failures=("data: no such folder",))
+    write_report(empty, tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert [section["id"] for section in page.all("section")] == ["missing", "results"]
+    assert len(summary_table(empty).columns) == 1
+
+
+def test_curves_of_cells_are_drawn_once_a_key_with_their_mean(report: RunReport) -> None:
+    def curve(loss: float) -> tuple[dict[str, Any], ...]:
+        return tuple({"loop": "train", "step": s, "loss": loss} for s in (1, 2))
+
+    stages = tuple(stage("maml", key=key, records=curve(loss)) for key, loss in (("a", 1.0), ("a", 1.0), ("b", 4.0)))
+    assert "loss from 2.50 at step 1 to 2.50 at step 2" in render_html(replace(report, stages=stages))
+
+
+def test_a_number_that_is_varied_is_an_axis(report: RunReport) -> None:
+    rows = tuple(row(n, s, conditions={"labels.share": s}) for n in ("a", "b") for s in (0.1, 0.2, 0.5))
+    text = render_markdown(replace(report, reports={"score": MetricReport(rows)}))
+    assert "accuracy along labels.share: a from 10.0 to 50.0; b from 10.0 to 50.0." in text
+
+
+def test_figures_take_the_pages_ink_and_leave_no_global_state(report: RunReport) -> None:
+    before = dict(matplotlib.rcParams)
+    text = render_html(replace(report, pictures=()))
+    assert dict(matplotlib.rcParams) == before
+    assert "currentColor" in text
+    assert "var(--c0)" in text
+    assert "#010203" not in text
+    assert "<metadata" not in text
+    ids = [a["id"] for _, a in Page(text).elements if a.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_sheet_shows_the_middle_slice_and_stretches_floats() -> None:
+    volume = np.zeros((1, 1, 3, 2, 2), np.float32)
+    volume[0, 0, 1] = [[-5.0, 5.0], [0.0, np.nan]]
+    strip = sheet_of(Picture("data", "Volume", "data", "", volume)).rows[0][1][0]
+    assert (strip.width, strip.height) == (64, 64)
+    assert strip.alt == "Volume, sample: 1 image"
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(strip.uri.split(",")[1]))).convert("L"))
+    assert [int(pixels[i, j]) for i in (0, 63) for j in (0, 63)] == [0, 255, 128, 128]
+
+
+def test_a_sheet_whose_groups_do_not_fit_is_refused() -> None:
+    images = np.zeros((3, 1, 4, 4), np.uint8)
+    with pytest.raises(DataError, match="picture 'P': found 2 groups, 3 roles; expected 3 of each"):
+        sheet_of(Picture("data", "P", "data", "", images, np.zeros(2, int)))
+    with pytest.raises(DataError, match=re.escape("picture 'P': found no images; expected (m, c, h, w)")):
+        sheet_of(Picture("data", "P", "data", ""))
