@@ -85,6 +85,13 @@ class Run:
         self._latest: dict[str, float] = {}
         self._step = 0
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._began = time.monotonic()
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far, with those that went into the checkpoint from which a loop went on."""
+        return self._before + time.monotonic() - self._began
 
     @property
     def scratch(self) -> Path:
@@ -187,7 +194,7 @@ class Run:
         own = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in state.items()}
         generators = {"rng": self.rng.bit_generator.state, "generator": self.generator.get_state()}
         log = {"records": self.records, "latest": self._latest, "window": self._window}
-        checkpoint.save(path, {"done": done, "state": own, **log, **generators})
+        checkpoint.save(path, {"done": done, "seconds": self.seconds, "state": own, **log, **generators})
 
     def _restore(self, name: str, state: dict[str, Any]) -> int:
         path = self._path(name)
@@ -201,6 +208,7 @@ class Run:
         self.records[:] = saved["records"]
         self._latest = saved["latest"]
         self._window = saved["window"]
+        self._before = max(self._before, saved["seconds"])
         return int(saved["done"])
 
 

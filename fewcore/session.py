@@ -8,7 +8,6 @@ that was killed and one that was not go the same way.
 from __future__ import annotations
 
 import errno
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -405,14 +404,14 @@ class Session:
             entry = self.store.get(key)
             if entry is None:
                 run = self.run_for(node) if node is not None else self._run(child_seed(0, key), title, key)
-                began, peak = time.monotonic(), PeakMemory(self.device)
+                peak = PeakMemory(self.device)
                 with self.blame(node, title):
                     made = make(run)
                     arrays, meta = made if isinstance(made, tuple) else (made, {})
                 if node is None or node.stage.kind != "dataset":
                     _check_finite(arrays, title)
                 facts = {
-                    "seconds": time.monotonic() - began,
+                    "seconds": run.seconds,
                     "peak_memory_mb": peak.megabytes(),
                     "device": str(self.device),
                 }

@@ -92,6 +92,22 @@ def test_a_loop_that_is_killed_goes_on_from_the_last_checkpoint(tmp_path):
     assert found.everything() == Trained(Run(3)).everything()
 
 
+def test_seconds_count_on_from_the_checkpoint(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("fewcore.run.time.monotonic", lambda: now[0])
+
+    def wait(step):
+        now[0] += 10
+
+    with pytest.raises(Interrupted):
+        Trained(Run(3, checkpoints=tmp_path, stop=stopping(4)), after=wait)
+    now[0] += 1000
+    again = Run(3, checkpoints=tmp_path)
+    assert again.seconds == 0
+    Trained(again, after=wait)
+    assert again.seconds == 10 * STEPS
+
+
 def test_a_changed_checkpoint_is_as_good_as_none(tmp_path):
     whole = Trained(Run(3)).everything()
     with pytest.raises(Interrupted):

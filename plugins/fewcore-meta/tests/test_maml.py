@@ -328,6 +328,12 @@ def test_adapt_and_classify_agree(norm):
     assert np.allclose(alone, scores[:1], atol=1e-4) == (norm != "transductive")
 
 
+def test_classifying_can_be_stopped():
+    images = make_images()
+    with pytest.raises(Interrupted, match="run again"):
+        train(images).classify(Episodes(images).at(range(3)), images, Run(stop=lambda: True))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_scores_depend_on_other_queries_only_where_that_is_said(norm):
     images = make_images()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fewcore import DataError, ImageSet, ImageSpec, Run, Target, TaskBatch, child_seed, torch_generator
+from fewcore import DataError, ImageSet, ImageSpec, Interrupted, Run, Target, TaskBatch, child_seed, torch_generator
 from fewcore_meta import scratch
 from fewcore_meta.adaptation import AdaptedPredictor, mean_accuracy
 from fewcore_meta.conv4 import Conv4
@@ -106,6 +106,21 @@ def test_each_task_starts_from_weights_of_its_own_that_its_number_decides(monkey
     np.testing.assert_allclose(model.classify(same, images, Run()), scores, atol=1e-5)
 
 
+def test_classifying_shows_progress_and_can_be_stopped(monkeypatch):
+    monkeypatch.setattr(scratch, "VALUES_AT_ONCE", 1)
+    images, shown = make_images(), []
+    model, batch = fit(images), draw(images)
+
+    class Sink:
+        def update(self, name, done, total, values):
+            shown.append((name, done, total))
+
+    model.classify(batch, images, Run(name="scratch", progress=Sink()))
+    assert shown == [("scratch: tasks", done, len(batch)) for done in range(1, len(batch) + 1)]
+    with pytest.raises(Interrupted, match="run again"):
+        model.classify(batch, images, Run(stop=lambda: True))
+
+
 def test_a_seed_decides_everything_and_global_randomness_is_untouched():
     images = make_images()
     batch, before = draw(images), torch.get_rng_state()
@@ -129,12 +144,12 @@ def test_the_learning_rate_is_chosen_for_each_way_and_shot():
     one, two = draw(other, 12, 3, 1), draw(other, 12, 2, 2)
     model = fit(images, validation=other, tasks=Tasks(one, two), rates=(0.0, 0.03, 0.3))
     for batch in (one, two):
-        accuracies = [mean_accuracy(model.scores(batch, other, Run(), rate), batch) for rate in (0.0, 0.03, 0.3)]
+        accuracies = [mean_accuracy(model.scores([batch], other, Run(), rate), batch) for rate in (0.0, 0.03, 0.3)]
         assert model.rates[batch.n_way, batch.n_shot] == (0.0, 0.03, 0.3)[int(np.argmax(accuracies))]
-        chosen = model.scores(batch, other, Run(), model.rates[batch.n_way, batch.n_shot])
+        chosen = model.scores([batch], other, Run(), model.rates[batch.n_way, batch.n_shot])
         np.testing.assert_array_equal(model.classify(batch, other, Run()), chosen)
     untuned = draw(images, 4, 3, 5)
-    np.testing.assert_array_equal(model.classify(untuned, images, Run()), model.scores(untuned, images, Run(), 0.1))
+    np.testing.assert_array_equal(model.classify(untuned, images, Run()), model.scores([untuned], images, Run(), 0.1))
     assert fit(images, validation=other).rates == {}
 
 

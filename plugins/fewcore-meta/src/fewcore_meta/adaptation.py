@@ -257,12 +257,11 @@ def keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def parts_of(batch: TaskBatch, shape: tuple[int, ...], values_at_once: int) -> Iterator[TaskBatch]:
-    """Yield the batch in parts of at most `values_at_once` input values, or of one task; images have `shape`."""
+def parts_of(batch: TaskBatch, shape: tuple[int, ...], values_at_once: int) -> list[TaskBatch]:
+    """Return the batch in parts of at most `values_at_once` input values, or of one task; images have `shape`."""
     per_task = (batch.support.shape[1] + batch.query.shape[1]) * int(np.prod(shape))
     size = max(1, values_at_once // per_task)
-    for start in range(0, len(batch), size):
-        yield batch.part(start, start + size)
+    return [batch.part(start, start + size) for start in range(0, len(batch), size)]
 
 
 def mean_accuracy(scores: Array, batch: TaskBatch) -> float:

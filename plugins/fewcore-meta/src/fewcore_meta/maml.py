@@ -215,7 +215,7 @@ class MamlModel:
                 steps=options.test_steps,
                 norm=options.norm,
             )
-            for part in parts_of(batch, images.shape, VALUES_AT_ONCE)
+            for part in run.track(parts_of(batch, images.shape, VALUES_AT_ONCE), name="tasks")
         ]
         return np.concatenate(made)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -89,7 +89,8 @@ class Scratch:
         best: dict[tuple[int, int], tuple[float, float]] = {}
         for batch, rate in run.track(trials, name="choosing learning rates"):
             task = (batch.n_way, batch.n_shot)
-            accuracy = mean_accuracy(model.scores(batch, validation, run, rate), batch)
+            parts = parts_of(batch, images.shape, VALUES_AT_ONCE)
+            accuracy = mean_accuracy(model.scores(parts, validation, run, rate), batch)
             if task not in best or accuracy > best[task][0]:
                 best[task] = (accuracy, rate)
         return ScratchModel(self, backbone, images.shape, seed, {task: rate for task, (_, rate) in best.items()})
@@ -124,10 +125,10 @@ class ScratchModel:
         stacked = {name: torch.stack([p[name].detach() for p in each]).to(run.device) for name in each[0]}
         return TaskNetwork(networks[0].to(run.device)), stacked
 
-    def scores(self, batch: TaskBatch, images: ImageSet, run: Run, rate: float) -> Array:
-        """Return the logits (t, q, n_way) after training with a learning rate; 0 for padding."""
+    def scores(self, parts: Iterable[TaskBatch], images: ImageSet, run: Run, rate: float) -> Array:
+        """Return the logits (t, q, n_way) of the tasks of all parts after training with a learning rate; 0 for padding."""
         gather, made = Gather(images, run.device), []
-        for part in parts_of(batch, images.shape, VALUES_AT_ONCE):
+        for part in parts:
             tasked, fresh = self._fresh(part, run)
             steps, norm = self.options.steps, self.options.norm
             made.append(tasked.classify(fresh, part, gather, inner_lr=rate, steps=steps, norm=norm))
@@ -138,7 +139,8 @@ class ScratchModel:
 
     def classify(self, batch: TaskBatch, images: ImageSet, run: Run) -> Array:
         """Return the logits (t, q, n_way) after training on each task's support set; 0 for padding."""
-        return self.scores(batch, images, run, self._rate(batch.n_way, batch.n_shot))
+        parts = run.track(parts_of(batch, images.shape, VALUES_AT_ONCE), name="tasks")
+        return self.scores(parts, images, run, self._rate(batch.n_way, batch.n_shot))
 
     def adapt(self, support: ImageSet, run: Run) -> AdaptedPredictor:
         """Return a predictor trained on the images whose class is known; its shot is that of its smallest class.
