@@ -142,9 +142,13 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     if report.reports:
         Console(width=None if sys.stdout.isatty() else 120).print(summary_table(report))
     if result.failures:
-        click.echo(f"{len(result.failures)} stages failed; the report says what is missing", err=True)
+        click.echo(f"{_count(len(result.failures), 'stage')} failed; the report says what is missing", err=True)
     click.echo(f"report: {(folder / 'report.html').resolve()}")
     return result.exit_code
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 @cli.command()
@@ -152,7 +156,8 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
 def check(pipeline: str, overrides: tuple[str, ...], seed: int | None, grid: tuple[str, ...]) -> None:
     """Check PIPELINE: everything that can be known before work starts."""
     loaded = _load(pipeline, overrides, seed, grid)
-    click.echo(f"{loaded.name}: {len(loaded.stages)} stages, {len(loaded.cells)} cells, no problems")
+    sizes = f"{_count(len(loaded.stages), 'stage')}, {_count(len(loaded.cells), 'cell')}"
+    click.echo(f"{loaded.name}: {sizes}, no problems")
 
 
 @cli.command()
