@@ -102,7 +102,8 @@ def learning_drawings(stages: Iterable[StageRecord]) -> list[Drawing]:
             groups.setdefault((stage.name, stage.component, loop), {})[stage.key] = stage
     drawings = []
     for (name, component, loop), runs in groups.items():
-        points = [[r for r in run.records if str(r.get("loop", "train")) == loop] for run in runs.values()]
+        logged = [[r for r in run.records if str(r.get("loop", "train")) == loop] for run in runs.values()]
+        points = [run for run in logged if len(run) > 1]  # one point is no curve
         families: dict[str, list[str]] = {}
         for key in dict.fromkeys(key for run in points for r in run for key in r if key not in {"loop", "step"}):
             families.setdefault(key.rsplit("_", 1)[-1], []).append(key)

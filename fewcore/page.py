@@ -78,9 +78,7 @@ def sections_of(report: RunReport) -> list[Section]:
         Section("tests", "Paired tests", tables=(comparison_table(report),)),
         Section("curves", "Curves", drawings=tuple(curve_drawings(report.reports))),
         Section("choice", "Choice on validation", tables=(candidate_table(report.candidates),)),
-        Section(
-            "learning", "Learning curves", _learning_note(report), drawings=tuple(learning_drawings(report.stages))
-        ),
+        _learning(report),
         Section("data", "Data", tables=(facts_table("Data", report.data),), sheets=_sheets(pictures, "data")),
         Section("partitions", "Example partitions", sheets=_sheets(pictures, "partition")),
         Section("tasks", "Example tasks", sheets=_sheets(pictures, "tasks")),
@@ -121,12 +119,10 @@ def _result_notes(report: RunReport) -> tuple[str, ...]:
     return ("Each model was trained once: the intervals cover the tasks or images, not another seed of the training.",)
 
 
-def _learning_note(report: RunReport) -> tuple[str, ...]:
-    if not any(stage.records for stage in report.stages):
-        return ()
-    return (
-        "Thin lines are what was logged; a thick line is the running mean, or the mean over cells that ran the same stage.",
-    )
+def _learning(report: RunReport) -> Section:
+    drawings = tuple(learning_drawings(report.stages))
+    note = "Thin lines are what was logged; a thick line is the running mean, or the mean over cells that ran the same stage."
+    return Section("learning", "Learning curves", (note,) if drawings else (), drawings=drawings)
 
 
 def _sheets(pictures: Sequence[Picture], kind: str) -> tuple[Sheet, ...]:

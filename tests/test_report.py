@@ -20,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
+from fewcore.figures import learning_drawings
 from fewcore.page import render_html, render_markdown
 from fewcore.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
 from fewcore.results import results_table
@@ -456,3 +457,11 @@ def test_a_sheet_whose_groups_do_not_fit_is_refused() -> None:
         sheet_of(Picture("data", "P", "data", "", images, np.zeros(2, int)))
     with pytest.raises(DataError, match=re.escape("picture 'P': found no images; expected (m, c, h, w)")):
         sheet_of(Picture("data", "P", "data", ""))
+
+
+def test_a_single_logged_point_is_no_curve(report: RunReport) -> None:
+    def drawn(n: int) -> int:
+        records = tuple({"loop": "partitions", "step": step + 1, "inertia": 4.0} for step in range(n))
+        return len(learning_drawings([stage("one", records=records)]))
+
+    assert (drawn(0), drawn(1), drawn(2)) == (0, 0, 1)
