@@ -23,12 +23,20 @@ Arrays = dict[str, Array]
 Meta = dict[str, Any]
 
 TARGET_KINDS = {"class": 1, "masks": 4, "ratings": 3, "attributes": 2}
+Scale = tuple[float, float] | tuple[tuple[float, float], ...]
 IMAGE_DTYPES = ("uint8", "float16", "float32")
 
 
 def _check(ok: bool, what: str, found: object, expected: str) -> None:
     if not ok:
         raise DataError(f"{what}: found {found}; expected {expected}")
+
+
+def _scale(said: Any) -> Scale:
+    """Return a scale as JSON says it: a pair, or a list of pairs."""
+    if isinstance(said[0], list | tuple):
+        return tuple((low, high) for low, high in said)
+    return said[0], said[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +46,17 @@ class Target:
     `kind` fixes the shape of `values`: `class` (n,) integers, -1 unknown; `masks` (n, k, h, w) or (n, k, d, h, w)
     floats in [0, 1], NaN unknown; `ratings` (n, readers, attributes), NaN unknown; `attributes` (n, a) of 0 and 1,
     -1 unknown. `names` are the classes, the structures, the rated or the binary attributes. `scale` is the lowest and
-    highest rating.
+    highest rating: one pair for all rated attributes, or one for each of `names`.
+
+    Raises:
+        DataError: an unknown kind, values of another shape or dtype, a class without a name, or a scale that is neither.
+
     """
 
     kind: Literal["class", "masks", "ratings", "attributes"]
     values: Array
     names: tuple[str, ...] = ()
-    scale: tuple[float, float] | None = None
+    scale: Scale | None = None
 
     def __post_init__(self) -> None:
         _check(self.kind in TARGET_KINDS, "target", self.kind, f"one of {', '.join(TARGET_KINDS)}")
@@ -55,6 +67,19 @@ class Target:
             _check(self.values.dtype.kind in "iu", "class target", self.values.dtype, "integers")
             top = int(self.values.max())
             _check(top < len(self.names), "class target", f"class {top}", f"fewer than {len(self.names)} (its names)")
+        if self.scale is not None:
+            pairs = np.asarray(self.scale, dtype=float)
+            ok = pairs.shape in ((2,), (len(self.names), 2)) and bool((pairs[..., 0] < pairs[..., 1]).all())
+            _check(
+                ok, "scale of ratings", self.scale, f"(low, high), or {len(self.names)} such pairs, one for each name"
+            )
+
+    @property
+    def scales(self) -> Array | None:
+        """The lowest and highest rating of each of `names`, (a, 2), or None where no scale is known."""
+        if self.scale is None:
+            return None
+        return np.broadcast_to(np.asarray(self.scale, dtype=float), (len(self.names), 2))
 
     @property
     def known(self) -> Array:
@@ -193,7 +218,7 @@ class ImageSet:
         """Build a set from `to_arrays`' result."""
         targets = {
             name: Target(
-                t["kind"], arrays[f"target.{name}"], tuple(t["names"]), tuple(t["scale"]) if t["scale"] else None
+                t["kind"], arrays[f"target.{name}"], tuple(t["names"]), _scale(t["scale"]) if t["scale"] else None
             )
             for name, t in meta["targets"].items()
         }

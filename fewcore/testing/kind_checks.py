@@ -80,8 +80,8 @@ def targets_are_sane(offer: Offer, setup: Setup) -> None:
     if classes and images.target not in classes:
         complain(offer, f"target='{images.target}'", f"one of {', '.join(classes)}", f"target='{classes[0]}'")
     for name, target in images.targets.items():
-        if target.kind == "ratings" and target.scale is not None:
-            inside = (target.values >= target.scale[0]) & (target.values <= target.scale[1])
+        if target.kind == "ratings" and target.scales is not None:
+            inside = (target.values >= target.scales[:, 0]) & (target.values <= target.scales[:, 1])
             if not (inside | np.isnan(target.values)).all():
                 complain(offer, f"ratings '{name}' outside their scale {target.scale}", "ratings inside, or NaN")
 
