@@ -10,3 +10,16 @@ def fewcore_backbones() -> list[Component]:
     """Offer the backbones."""
     target = "fewcore_medical.monai_backbone:Monai"
     return [Component("monai", target, "the 2-D and 3-D networks of MONAI, by name", "arXiv:2211.02701")]
+
+
+@hookimpl
+def fewcore_datasets() -> list[Component]:
+    """Offer the data sets."""
+    return [
+        Component(
+            "lidc",
+            "fewcore_medical.lidc:Lidc",
+            "lung nodules of LIDC-IDRI with the ratings of up to four radiologists",
+            "doi:10.1118/1.3528204",
+        )
+    ]

@@ -1,0 +1,55 @@
+"""Volumes on an axis-aligned grid brought to a cube of voxels: linear interpolation, then averaging."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewcore import Array
+
+
+@dataclass(frozen=True)
+class Cube:
+    """A cube in space, or a square: `low` is its corner in millimetres along each axis, `side` its edge."""
+
+    low: tuple[float, ...]
+    side: float
+
+
+def axis_weights(places: Array, low: float, side: float, size: int, spacing: float) -> Array:
+    """Return the weights (size, m) with which m samples at rising `places` (mm) make `size` voxels from `low` on.
+
+    The values between the samples are interpolated linearly, at points that are at most `spacing` millimetres apart, and
+    those within a voxel averaged. Points outside of the samples have no weight: a row sums to the share inside.
+    """
+    per_voxel = max(1, math.ceil(side / size / spacing - 1e-9))
+    step = side / (size * per_voxel)
+    points = low + step * (np.arange(size * per_voxel) + 0.5)
+    weights = np.zeros((len(points), len(places)))
+    rows = np.arange(len(points))
+    if len(places) == 1:
+        weights[:, 0] = np.abs(points - places[0]) <= spacing / 2
+    else:
+        left = np.clip(np.searchsorted(places, points, side="right") - 1, 0, len(places) - 2)
+        share = (points - places[left]) / (places[left + 1] - places[left])
+        inside = (share >= 0) & (share <= 1)
+        weights[rows, left] = np.where(inside, 1 - share, 0)
+        weights[rows, left + 1] += np.where(inside, share, 0)
+    return np.asarray(weights.reshape(size, per_voxel, -1).mean(1))
+
+
+def resampled(values: Array, places: tuple[Array, ...], cube: Cube, size: int, spacing: float, outside: float) -> Array:
+    """Return `values` (m_1, ..., m_a), sampled at `places` along each axis, as (size, ..., size) voxels of the cube.
+
+    `outside` is the value where there are no samples.
+    """
+    result = np.asarray(values, dtype=np.float64) - outside
+    for axis, along in enumerate(places):
+        weights = axis_weights(along, cube.low[axis], cube.side, size, spacing)
+        used = np.flatnonzero(weights.any(0))
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        cut = result.take(np.arange(first, last), axis=axis)
+        result = np.moveaxis(np.tensordot(weights[:, first:last], cut, axes=(1, axis)), 0, axis)
+    return np.asarray(result + outside)
