@@ -17,6 +17,12 @@ def fewcore_embedders() -> list[Component]:
             "pixels, normalised by image and whitened (ZCA)",
             "doi:10.1007/978-3-642-35289-8_30",
         ),
+        Component(
+            "gist",
+            f"{here}.gist:Gist",
+            "answers of Gabor filters in each block of the picture (512 numbers)",
+            "doi:10.1023/A:1011139631724",
+        ),
         Component("whiten", f"{here}.whiten:Whiten", "vectors of another embedder, decorrelated and of equal spread"),
     ]
 
