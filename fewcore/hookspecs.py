@@ -68,7 +68,8 @@ def fewcore_embedders() -> list[Component]:
     """Offer embedders: components with `fit(...) -> Encoder`.
 
     `fit` asks for `images` (targets hidden), or for `embeddings` where it changes the vectors of another embedder, or
-    for `run` alone where nothing is learnt.
+    for `run` alone where nothing is learnt. An embedder that reads files, such as weights, has `sources()`, which lists
+    them, so that changed files are noticed; so has a backbone.
 
     ```python
     # plugin.py

@@ -169,8 +169,9 @@ class Session:
             "split": stage.split,
             "inputs": inputs,
         }
-        if stage.kind == "dataset":
-            recipe["files"] = self._files(stage)
+        files = self._files(stage)
+        if files or stage.kind == "dataset":
+            recipe["files"] = files
         return Node(stage, cell, digest(recipe), recipe, seed, seen, nodes)
 
     def _source(self, offer: Offer) -> str | None:
@@ -179,7 +180,7 @@ class Session:
         return self._sources[offer]
 
     def _files(self, stage: Wired) -> list[str]:
-        """Return the checksums of a data set's files, read once for each path, size and time."""
+        """Return the checksums of the files that a component reads, made once for each path, size and time."""
         if not hasattr(stage.component, "sources"):
             return []
         try:

@@ -12,6 +12,7 @@ from fewcore import Component, Offer, pipeline
 
 ODD = (
     Offer("embedder", Component("silent", "toys.odd:Silent", "odd"), "odd", "1"),
+    Offer("embedder", Component("reader", "toys.odd:Reader", "odd"), "odd", "1"),
     Offer("embedder", Component("liar", "toys.odd:Liar", "odd"), "odd", "1"),
     Offer("embedder", Component("nothing", "toys.odd:Nothing", "odd"), "odd", "1"),
     Offer("embedder", Component("short", "toys.odd:Short", "odd"), "odd", "1"),
@@ -56,6 +57,23 @@ def test_a_faulty_embedder_is_named_and_what_needs_it_is_missing(tmp_path, name)
     assert run.result.outcomes == []
     again = ran(tmp_path, ("embedder: acai", f"embedder: {name}"))
     assert str(again.result.failures[0]) == str(failure)
+
+
+def test_a_changed_file_of_any_component_is_noticed(tmp_path):
+    file = tmp_path / "weight"
+    change = ("embedder: acai", f"embedder: reader, file: {file}")
+    (failure,) = ran(tmp_path, change).result.failures
+    assert "stages.embed: [Errno 2] No such file" in str(failure)
+    assert str(failure).endswith("expected a file that can be read")
+    computed = []
+    for text in ("1.0", "1.0", "2.0"):
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+        run = ran(tmp_path, change)
+        computed.append(run.stages["embed"])
+        assert run.value("embed").body[0, 0] == float(text)
+    assert computed == [1, 0, 1]
+    assert "files" not in ran(tmp_path).cells[0]["embed"].recipe
 
 
 def test_vectors_of_a_wrong_shape(tmp_path):

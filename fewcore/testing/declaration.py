@@ -18,7 +18,7 @@ from fewcore.kinds import INPUTS, KINDS, RESERVED
 from fewcore.options import describe_options, json_schema, option_types, read_options
 from fewcore.testing.trial import STORED, Setup, Trial, complain
 
-DATASET_HELPERS = ("sources",)
+HELPERS = ("sources",)
 BUILD = ("shape", "n_outputs", "generator")
 
 
@@ -105,7 +105,7 @@ def has_one_verb(offer: Offer, setup: Setup) -> None:  # noqa: ARG001
     cls, verb = offer.load(), KINDS[offer.kind].verb
     if not callable(getattr(cls, verb, None)):
         complain(offer, f"no method {verb} in {cls.__name__}", "the verb of its kind", f"def {verb}(self, ...)")
-    allowed = {verb, *(DATASET_HELPERS if offer.kind == "dataset" else ())}
+    allowed = {verb, *HELPERS}
     for name in dir(cls):
         member = inspect.getattr_static(cls, name)
         if name.startswith("_") or name in allowed or isinstance(member, property):
