@@ -104,6 +104,7 @@ class _Annealing:
         self._known: dict[bytes, tuple[torch.Tensor, float]] = {}
 
     def objective(self, machine: SVMSolution, labels: torch.Tensor, cost: float) -> float:
+        """Return the objective of labels (n,) and the machine for them."""
         return machine.norm / 2 + cost * machine.hinge + self.bag_cost * self.bags.penalty(labels, self.eps)
 
     def descend(self, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -158,8 +159,8 @@ def alternating_psvm(
     Source: F. X. Yu, D. Liu, S. Kumar, T. Jebara, S.-F. Chang: pSVM for Learning with Label Proportions, ICML 2013,
     arXiv:1306.0886, with the schedule of the authors' code.
 
-    Differs from the paper: a stage ends when labels stay and not when the objective changes by little; labels that are
-    all equal give w = 0 instead of an error.
+    Differs from the paper: a stage ends when labels stay and not when the objective falls by less than 0.01; labels that
+    are all equal give w = 0 instead of an error.
     """
     run = run if run is not None else Run()
     bags = Bags(bag, proportions, matrix.device)

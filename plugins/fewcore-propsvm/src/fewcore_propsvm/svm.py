@@ -53,7 +53,7 @@ class SVM:
     def _start(self, labels: torch.Tensor, cost: float) -> torch.Tensor:
         """Return a start: beta at the bounds where the last margins say so, and as it was in between."""
         if self._last is None:
-            return torch.zeros_like(labels)
+            return cost * labels
         last, last_cost = self._last
         at_bound = (last.beta.abs() >= last_cost) | (last.beta * labels <= 0)
         full = torch.where(labels * last.margins < 1, cost * labels, 0.0)
