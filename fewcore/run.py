@@ -180,7 +180,8 @@ class Run:
 
     def _show(self, name: str, done: int, total: int) -> None:
         if self._progress is not None:
-            label = self.name if name == "train" else f"{self.name}: {name}"
+            told = name == "train" or self.name.endswith(f": {name}")
+            label = self.name if told else f"{self.name}: {name}"
             self._progress.update(label, done, total, self._latest)
 
     def _path(self, name: str) -> Path | None:

@@ -241,6 +241,9 @@ def test_progress_is_shown_with_the_values_logged_last():
         ("acai: files", 1, 2, {"loss": 1.0}),
         ("acai: files", 2, 2, {"loss": 1.0}),
     ]
+    named = Run(name="white: embed", progress=shown)
+    assert list(named.track("a", name="embed")) == ["a"]
+    assert shown.lines[-1] == ("white: embed", 1, 1, {})
 
 
 def test_tracked_work_can_be_stopped():

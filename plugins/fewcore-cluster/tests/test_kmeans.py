@@ -208,7 +208,7 @@ def test_errors_say_what_to_do():
     vectors = blobs(40)
     message = (
         r"^kmeans: partition 0: found at most 0.0% of 5 clusters with at least 16 of 40 images in 3 clusterings; "
-        r"expected more than 80% \(lower min_size, share or n_clusters, or whiten the embedding\)$"
+        r"expected more than 80% \(lower min_size, share or n_clusters, or cluster vectors that are not whitened\)$"
     )
     with pytest.raises(DataError, match=message):
         KMeans(n_clusters=5, max_retries=2).partition(embeddings(vectors), Run(0))

@@ -91,7 +91,7 @@ class KMeans:
         raise DataError(
             f"kmeans: partition {number}: found at most {best:.1%} of {self.n_clusters} clusters with at least "
             f"{self.min_size} of {len(vectors)} images in {self.max_retries + 1} clusterings; expected more than "
-            f"{self.share:.0%} (lower min_size, share or n_clusters, or whiten the embedding)"
+            f"{self.share:.0%} (lower min_size, share or n_clusters, or cluster vectors that are not whitened)"
         )
 
     def _tightest(
