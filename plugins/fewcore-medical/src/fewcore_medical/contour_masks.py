@@ -8,8 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fewcore import Array
-from fewcore_medical.lidc_scans import Contour, Reading, UnusableAnnotation
+from fewcore_medical.lidc_scans import Contour, Reading, UnusableAnnotation, stacked_points
 from fewcore_medical.resampling import Cube
+
+MOST_OFF = 0.1
+"""How far a contour may lie from its slice, in millimetres."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +46,11 @@ def filled(points: Array, shape: tuple[int, int], *, outline: bool = False) -> A
     """
     canvas = Image.new("L", (shape[1], shape[0]))
     draw = ImageDraw.Draw(canvas)
-    corners = [(int(x), int(y)) for x, y in points]
-    if len(corners) > 2:
+    corners: list[int] = points.ravel().tolist()
+    if len(points) > 2:
         draw.polygon(corners, fill=1, outline=int(outline))
     elif outline:
-        draw.line(corners * (3 - len(corners)), fill=1)
+        draw.line(corners * (3 - len(points)), fill=1)
     return np.asarray(canvas, dtype=bool)
 
 
@@ -93,7 +96,7 @@ def nodule_mask(readings: tuple[Reading, ...], spacing: float, positions: Array)
         total += reading_mask(reading, indices, (int(corner[0]), int(corner[1])), shape)
     columns = spacing * np.arange(corner[0], far[0] + 1)
     rows = spacing * np.arange(corner[1], far[1] + 1)
-    box = np.concatenate([np.column_stack([spacing * c.points, np.full(len(c.points), c.z)]) for c in included])
+    box = stacked_points(included, spacing)
     low, high = box.min(0), box.max(0)
     x, y, z = ((low + high) / 2).tolist()
     return NoduleMask(total / len(readings), (slices, rows, columns), (z, y, x), float((high - low).max()))
@@ -109,7 +112,7 @@ def _slices(contours: list[Contour], positions: Array) -> Array:
     places = positions if len(positions) else drawn
     gap = float(np.median(np.diff(places))) if len(places) > 1 else 1.0
     nearest = _nearest(drawn, places)
-    if np.abs(places[nearest] - drawn).max() > gap / 2:
+    if np.abs(places[nearest] - drawn).max() > MOST_OFF:
         raise UnusableAnnotation("a contour that lies between the slices of its scan")
     inner = places[nearest[0] : nearest[-1] + 1]
     return np.concatenate([[inner[0] - gap], inner, [inner[-1] + gap]])

@@ -37,6 +37,7 @@ TAGS = (
     "NumberOfFrames",
     "RescaleSlope",
     "RescaleIntercept",
+    "PatientID",
 )
 BROKEN = (
     pydicom.errors.InvalidDicomError,
@@ -68,6 +69,7 @@ class SliceHeader:
     directions: Array
     slope: float
     intercept: float
+    patient: str = field(repr=False)
 
 
 @contextmanager
@@ -129,12 +131,13 @@ def _checked(path: Path, header: Any) -> SliceHeader:
     right = np.abs(directions @ directions.T - np.eye(2)).max() < 1e-2
     if not (np.isfinite(position).all() and right):
         raise UnusableVolume("a place or direction that cannot be", "finite numbers, two directions at right angles")
-    scale = [float(header.get(tag, default)) for tag, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))]
-    if not np.isfinite(scale).all() or scale[0] == 0:
+    slope, intercept = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+    if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise UnusableVolume("a scale of pixels that is not finite, or 0", "finite numbers")
     shape = (int(header.Rows), int(header.Columns))
     check_shape((1, *shape))
-    return SliceHeader(path, str(header.SeriesInstanceUID), shape, spacing, position, directions, scale[0], scale[1])
+    series, patient = str(header.SeriesInstanceUID), str(header.get("PatientID", ""))
+    return SliceHeader(path, series, shape, spacing, position, directions, slope, intercept, patient)
 
 
 def read_series(files: tuple[Path, ...], series: str, uneven: bool) -> Volume:

@@ -35,6 +35,13 @@ class Contour:
     points: Array
 
 
+def stacked_points(contours: Sequence[Contour], spacing: float) -> Array:
+    """Return all points of contours, (m, 3) x, y, z in millimetres."""
+    points = np.concatenate([contour.points for contour in contours])
+    heights = np.repeat([contour.z for contour in contours], [len(contour.points) for contour in contours])
+    return np.column_stack([spacing * points, heights])
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """One reader's annotation of one nodule: `ratings` (7,) by `ATTRIBUTES`, NaN where unknown, and the contours."""
@@ -44,9 +51,7 @@ class Reading:
 
     def points(self, spacing: float) -> Array:
         """Return all points of the contours, (m, 3) x, y, z in millimetres."""
-        return np.concatenate(
-            [np.column_stack([spacing * c.points, np.full(len(c.points), c.z)]) for c in self.contours]
-        )
+        return stacked_points(self.contours, spacing)
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,7 +126,8 @@ def _contours(path: Path, connection: sqlite3.Connection) -> dict[int, list[Cont
     found: dict[int, list[Contour]] = defaultdict(list)
     for identity, annotation, inclusion, z, coords in _rows(connection, "contours"):
         try:
-            points = np.array(str(coords).replace("\n", ",").split(","), dtype=np.int64).reshape(-1, 2)
+            numbers = list(map(int, str(coords).replace("\n", ",").split(",")))
+            points = np.array(numbers, dtype=np.int64).reshape(-1, 2)
             found[annotation].append(checked_contour(z, bool(inclusion), points))
         except (ValueError, OverflowError) as error:
             raise _unusable(path, f"contours row {identity}: coordinates that are no pairs of whole numbers") from error

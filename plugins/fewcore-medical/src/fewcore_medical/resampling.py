@@ -45,11 +45,15 @@ def resampled(values: Array, places: tuple[Array, ...], cube: Cube, size: int, s
 
     `outside` is the value where there are no samples.
     """
-    result = np.asarray(values, dtype=np.float64) - outside
+    weights = []
     for axis, along in enumerate(places):
-        weights = axis_weights(along, cube.low[axis], cube.side, size, spacing)
-        used = np.flatnonzero(weights.any(0))
+        every = axis_weights(along, cube.low[axis], cube.side, size, spacing)
+        used = np.flatnonzero(every.any(0))
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-        cut = result.take(np.arange(first, last), axis=axis)
-        result = np.moveaxis(np.tensordot(weights[:, first:last], cut, axes=(1, axis)), 0, axis)
+        # The rest of a whole scan is never touched.
+        values = values[(slice(None),) * axis + (slice(first, last),)]
+        weights.append(every[:, first:last])
+    result = values.astype(np.float64) - outside
+    for axis, along in enumerate(weights):
+        result = np.moveaxis(np.tensordot(along, result, axes=(1, axis)), 0, axis)
     return np.asarray(result + outside)
