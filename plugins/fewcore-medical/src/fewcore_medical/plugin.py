@@ -23,3 +23,16 @@ def fewcore_datasets() -> list[Component]:
             "doi:10.1118/1.3528204",
         )
     ]
+
+
+@hookimpl
+def fewcore_embedders() -> list[Component]:
+    """Offer the embedders."""
+    return [
+        Component(
+            "shape",
+            "fewcore_medical.shape:Shape",
+            "size, elongation, roundness and roughness of a mask",
+            "doi:10.1148/radiol.2020191145",
+        )
+    ]
