@@ -21,8 +21,8 @@ from fewcore_graphmtl.multi_task import check_solved, designs_of, fitted, predic
 from fewcore_graphmtl.ratings import Task
 from fewcore_graphmtl.structure import coefficient_correlation, graph_edges, structure_matrix
 
-RHO1_GRID = (0.1, 1.0, 10.0, 100.0, 1000.0)
-RHO2_SHARES = tuple(np.logspace(-0.25, -3, 8).tolist())
+RHO1_GRID = (0.1, 1.0, 10.0, 100.0)
+RHO2_SHARES = tuple(np.logspace(-0.25, -2.75, 6).tolist())
 """Candidates for rho2, as shares of that at which all weights are 0."""
 WHO = "graph-mtl"
 
@@ -38,7 +38,7 @@ class GraphMtl:
     are predicted, `attribute` first. Where the encoder makes features for each attribute, each is learnt and predicted
     from its own.
 
-    Readers' disagreement Psi (eq. 5): `inverse-weight` divides an image's squared error by it; `literal` adds it to every
+    Readers' disagreement Psi (eq. 5): `inverse-weight` divides an image's squared error by it (weights of mean 1); `literal` adds it to every
     feature in training, as the paper writes; `literal-mean-at-test` also adds its training mean when predicting; `none`
     leaves it out. Psi is unknown when predicting, so that `literal` shifts features in training alone: it warns.
 
@@ -102,6 +102,7 @@ class GraphMtl:
             facts["edges"] = [[tasks[i].name, tasks[j].name] for i, j in edges]
             facts["correlation"] = correlation.tolist()
             facts["objective"] = found.objective / self._half
+            facts["gap"] = found.gap
             run.log(edges=len(edges), objective=found.objective / self._half, nonzero=float((found.w != 0).sum()))
         return predictor_of(embeddings, tasks, weights, levels, facts)
 
@@ -143,8 +144,11 @@ class GraphMtl:
         designs = designs_of(tasks, self.inconsistency, self.intercept)
         problem = problem_of(designs, run.device)
         _, edges = self._graph(problem)
-        made, start = [], None
+        done: dict[tuple[float, float], torch.Tensor] = {}
+        start = None
         for rho1, rho2 in candidates:
-            start = self._solve(problem, edges, rho1, rho2, 1e-3, start).w
-            made.append(fitted(designs, start))
-        return made
+            # Without an edge rho1 weighs nothing.
+            key = (rho1 if len(edges) else 0.0, rho2)
+            if key not in done:
+                done[key] = start = self._solve(problem, edges, rho1, rho2, 1e-3, start).w
+        return [fitted(designs, done[rho1 if len(edges) else 0.0, rho2]) for rho1, rho2 in candidates]

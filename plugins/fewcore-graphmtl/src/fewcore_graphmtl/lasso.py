@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import lasso_path
 
-from fewcore import Array, Embeddings, ImageSet, Run, option
+from fewcore import Array, Embeddings, ImageSet, NumericalError, Run, option
 from fewcore_graphmtl.linear_ratings import LinearRatings
 from fewcore_graphmtl.single_task import fit_one
 
@@ -19,10 +19,16 @@ SHARES = np.logspace(-0.1, -3, 20)
 
 
 def _path(x: Array, y: Array, alphas: Sequence[float]) -> Array:
-    with warnings.catch_warnings():
-        # Order is cyclic; the seed only keeps scikit-learn from drawing one. At small penalties coordinate descent ends a little early; cross-validation does not choose them.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        # Order is cyclic; the seed only keeps scikit-learn from drawing one that it does not use.
         _, coefficients, _ = lasso_path(x, y, alphas=np.asarray(alphas), max_iter=5000, random_state=0)
+    # In cross-validation an early end at a small penalty only costs that penalty a little.
+    if caught and len(alphas) == 1:
+        raise NumericalError(
+            f"lasso: found no solution at alpha {alphas[0]:.3g} in 5000 rounds; expected one (raise alpha, or reduce the "
+            "features by whitening)"
+        )
     return np.asarray(coefficients.T)
 
 
@@ -47,6 +53,7 @@ class Lasso:
     Raises:
         DataError: there are no ratings of the attribute, vectors are not finite, no feature varies, or the encoder has
             no such features.
+        NumericalError: coordinate descent does not end at the penalty.
 
     """
 

@@ -151,12 +151,13 @@ class Design:
 def design(task: Task, mode: Mode, intercept: Intercept) -> Design:
     """Return the problem of one task: features of spread 1 (0 where constant), and centred unless `intercept` is none.
 
-    `inverse-weight` multiplies rows by Psi^(-1/2), after centring by weighted means; the literal modes add Psi to all
-    features.
+    `inverse-weight` multiplies rows by the root of 1 / Psi over its mean, so that penalties weigh what they weigh without
+    it, after centring by weighted means; the literal modes add Psi to all features.
     """
     vectors = task.vectors.astype(np.float64)
     weight = 1 / task.psi if mode == "inverse-weight" else np.ones(len(task.scores))
     share = weight / weight.sum()
+    weight = share * len(share)
     middle, spread, varies = vectors.mean(0), vectors.std(0), _varies(vectors)
     if intercept == "center":
         mean, level, scale = share @ vectors, float(share @ task.scores), spread
