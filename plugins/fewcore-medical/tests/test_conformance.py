@@ -2,6 +2,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
+
 from fewcore.testing import conformance
 
 SCHEMA = """
@@ -40,7 +43,19 @@ def small_lidc(folder: Path) -> dict[str, Any]:
     return {"annotations": str(path), "size": 16}
 
 
-OPTIONS = {"monai": {"model": "resnet10"}, "lidc": small_lidc}
+def small_ipmn(folder: Path) -> dict[str, Any]:
+    """Write four volumes with a table; returns the options that read them."""
+    rng = np.random.default_rng(0)
+    lines = ["file,label,patient"]
+    for i in range(4):
+        values = np.pad(100 + rng.random((6, 10, 10), np.float32), 3)
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 2.0, 1.0])), folder / f"{i}.nii")
+        lines.append(f"{i}.nii,{i % 2},{i}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return {"path": str(folder), "size": 8, "bias_iterations": 2, "bias_levels": 1}
+
+
+OPTIONS = {"ipmn": small_ipmn, "monai": {"model": "resnet10"}, "lidc": small_lidc}
 
 
 @conformance("fewcore-medical", options=OPTIONS, shapes={"monai": (1, 32, 32)})

@@ -21,7 +21,13 @@ def fewcore_datasets() -> list[Component]:
             "fewcore_medical.lidc:Lidc",
             "lung nodules of LIDC-IDRI with the ratings of up to four radiologists",
             "doi:10.1118/1.3528204",
-        )
+        ),
+        Component(
+            "ipmn",
+            "fewcore_medical.ipmn:Ipmn",
+            "your own T2 volumes of the pancreas with a table of labels",
+            "arXiv:1801.03230",
+        ),
     ]
 
 
