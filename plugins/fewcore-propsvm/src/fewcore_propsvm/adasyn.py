@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from imblearn.over_sampling import ADASYN
+from imblearn.over_sampling import ADASYN  # type: ignore[import-untyped]
 
 from fewcore import Array, DataError
 

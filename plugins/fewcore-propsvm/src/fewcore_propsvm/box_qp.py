@@ -138,10 +138,10 @@ class BoxSolver:
     """
 
     def __init__(self, matrix: torch.Tensor, *, zero_sum: bool = False) -> None:
-        scale = float(matrix.diagonal().mean())
+        scale = float(matrix.diagonal().mean()) or 1.0
         self.matrix = matrix
-        self.ridge = max(RIDGE * scale, torch.finfo(matrix.dtype).tiny)
-        self.penalty = PENALTY * max(scale, 1e-8) if zero_sum else 0.0
+        self.ridge = RIDGE * scale
+        self.penalty = PENALTY * scale if zero_sum else 0.0
         self._scale = scale
         self.face = _Face(self)
 

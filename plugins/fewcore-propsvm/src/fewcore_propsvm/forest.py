@@ -41,7 +41,7 @@ class Forest:
         total = np.zeros((len(x), value.shape[1]))
         for tree in range(at.shape[1]):
             total += value[at[:, tree]]
-        return total / at.shape[1]
+        return np.asarray(total / at.shape[1])
 
     def predict(self, images: ImageSet, run: Run) -> Predictions:
         """Return scores (n, k), which are probabilities."""

@@ -19,8 +19,8 @@ BLOCK = 4096
 class KernelMachine:
     """Scores f_c(x) = sum_i coefficients_ic K(x_i, x) + bias_c of scaled vectors.
 
-    With a linear kernel `rows` (e, e') are the identity's and `coefficients` (e, k) the weights. A machine for two
-    classes has the columns -f and f.
+    With a linear kernel there are no `rows`, and `coefficients` (e, k) are the weights. A machine for two classes has the
+    columns -f and f.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class KernelMachine:
             found = x @ coefficients
         else:
             rows = torch.tensor(self._rows, device=device)
-            parts = [kernel_matrix(part, rows, self._kernel, self._gamma) @ coefficients for part in x.split(BLOCK)]
+            parts = [
+                kernel_matrix(part, rows, self._kernel, self._gamma) @ coefficients for part in torch.split(x, BLOCK)
+            ]
             found = torch.cat(parts) if parts else x.new_zeros(0, coefficients.shape[1])
         return np.asarray((found + torch.tensor(self._bias, device=device)).cpu().numpy())
 
@@ -80,8 +82,9 @@ class KernelMachine:
     def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> Self:
         """Build the machine on the encoder that the stage was given."""
         scaling = Scaling.from_arrays(arrays)
-        own = (np.asarray(arrays[name]) for name in ("rows", "coefficients", "bias"))
-        return cls(inputs["embeddings"].encoder, scaling, *own, meta["kernel"], meta["gamma"])
+        rows, coefficients, bias = (np.asarray(arrays[name]) for name in ("rows", "coefficients", "bias"))
+        encoder = inputs["embeddings"].encoder
+        return cls(encoder, scaling, rows, coefficients, bias, meta["kernel"], meta["gamma"])
 
 
 def fitted_machine(
