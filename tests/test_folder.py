@@ -69,6 +69,18 @@ def test_classes_are_sub_folders(tmp_path):
     assert abs(np.corrcoef(made.ids, made.labels)[0, 1]) < 0.4
 
 
+def test_some_classes_are_read_and_the_others_passed_over(tmp_path):
+    root = many(tmp_path, ("benign", "malignant", "normal"))
+    made = load(root, classes=("malignant", "benign"))
+    assert len(made) == 40
+    assert made.class_names == ("benign", "malignant")
+    assert {path.parent.name for path in Folder(str(root), classes=("benign",)).sources()} == {"benign"}
+    text = problems_of(root, classes=("benign", "malign", "norm"))
+    assert "'malign'" in text
+    assert "'norm'" in text
+    assert "some of benign, malignant, normal" in text
+
+
 def test_images_alone_have_no_classes(tmp_path):
     for i in range(10):
         save(tmp_path / f"{i}.PNG", np.full((8, 8), i, np.uint8))

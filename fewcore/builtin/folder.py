@@ -36,7 +36,7 @@ class Folder:
     """PNG, JPEG and TIFF images of a folder: each sub-folder is a class; images directly in the folder have none.
 
     Images of a class may lie in folders of its own, however deep. Names that begin with a dot and files of other
-    suffixes are passed over. Each image is turned as its EXIF data says, made grey or coloured, and fitted to a square;
+    suffixes are passed over, and so are classes that `classes` leaves out. Each image is turned as its EXIF data says, made grey or coloured, and fitted to a square;
     what is transparent shows white. Eight bits a value stay uint8. Where any file has more, the whole set is float32 in
     [0, 1], each 16-bit file divided by 2**bits - 1 (never by its own extremes, which would make images incomparable),
     8-bit files by 255; float TIFFs must be in [0, 1]. 16-bit colour PNGs are read with 8 bits. Links to folders, and
@@ -55,6 +55,7 @@ class Folder:
     """
 
     path: str = option(..., "the folder; looked for here, else under $FEWCORE_DATA")
+    classes: tuple[str, ...] = option((), "the sub-folders to read; empty: all of them")
     image_size: int = option(64, "height and width that images are fitted to", unit="pixels", low=LEAST, high=4096)
     grey: bool = option(False, "one channel instead of three")
     fit: Literal["pad", "crop", "stretch"] = option("pad", "how an oblong image becomes a square; pad adds black")
@@ -80,7 +81,7 @@ class Folder:
     def sources(self) -> tuple[Path, ...]:
         """Return the image files, sorted."""
         root = _root(self.path)
-        return tuple(root / file for file in _listing(root).files)
+        return tuple(root / file for file in _listing(root, self.classes).files)
 
     def load(self, run: Run) -> ImageSet:
         """Return the images, (n, c, image_size, image_size) uint8 or float32, with the target `class` if there are any.
@@ -88,7 +89,7 @@ class Folder:
         `geometry["size"]` (n, 2) is the height and width of each file in pixels.
         """
         root = _root(self.path)
-        listing = _listing(root)
+        listing = _listing(root, self.classes)
         problems = [*listing.problems, *self._small_classes(listing)]
         groups = self._groups(listing, problems)
         images, sizes = self._read(root, listing, problems, run)
@@ -191,8 +192,8 @@ def _root(path: str) -> Path:
     raise DataError(Problem("folder", f"no folder '{path}'", "a folder of images", "path: FOLDER, or set FEWCORE_DATA"))
 
 
-def _listing(root: Path) -> _Listing:
-    """Return the images under a folder in the order of their names, without opening any."""
+def _listing(root: Path, classes: tuple[str, ...]) -> _Listing:
+    """Return the images under a folder, of some classes or of all, in the order of their names, without opening any."""
     files: list[Path] = []
     problems: list[Problem] = []
     names: set[str] = set()
@@ -204,6 +205,9 @@ def _listing(root: Path) -> _Listing:
             problems.append(Problem((inside / name).as_posix(), "a link to a folder", "the folder itself"))
             folders.remove(name)
         if inside == Path():
+            there = ", ".join(folders) or "no sub-folder"
+            problems += [Problem("classes", f"'{c}'", f"some of {there}") for c in classes if c not in folders]
+            folders[:] = [name for name in folders if name in classes or not classes]
             names = set(folders)
         for name in found:
             if name.startswith(".") or not name.lower().endswith(SUFFIXES):
@@ -220,8 +224,8 @@ def _listing(root: Path) -> _Listing:
         problems.append(Problem("", found_text, "images in sub-folders, one a class, or images alone"))
     class_names = tuple(sorted(names))
     number = {name: i for i, name in enumerate(class_names)}
-    classes = np.array([number.get(file.parts[0], -1) if len(file.parts) > 1 else -1 for file in files], np.int64)
-    return _Listing(tuple(files), classes, class_names, tuple(problems))
+    numbers = np.array([number.get(file.parts[0], -1) if len(file.parts) > 1 else -1 for file in files], np.int64)
+    return _Listing(tuple(files), numbers, class_names, tuple(problems))
 
 
 def _splits(listing: _Listing, groups: Array, options: Folder) -> dict[str, Array]:
