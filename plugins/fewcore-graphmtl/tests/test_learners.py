@@ -243,7 +243,7 @@ def test_the_weighted_intercept_is_the_best_one():
 def errors_of_modes(uneven, intercept):
     """Mean error on new images of each mode, where readers err equally (uneven = 0) or on some images more."""
     errors = {mode: [] for mode in ("none", "inverse-weight", "literal", "literal-mean-at-test")}
-    for seed in range(5):
+    for seed in range(3):
         images = cohort(300, 30, seed, noise=0.0)
         rng = np.random.default_rng(seed)
         spread = 0.7 * np.exp(uneven * rng.normal(size=(300, 1, 1)))

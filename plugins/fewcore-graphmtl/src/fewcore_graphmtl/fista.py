@@ -19,7 +19,7 @@ CHECK_EVERY = 10
 ROUNDING = 1e-14
 """A gap of this share of the objective at W = 0 cannot be told from a rounding error."""
 FIRST_POLISH = 50
-"""Iterations before the first look at whether the solution can be computed; later ones come at twice as many."""
+"""Iterations before the solution is first computed from the signs; later tries come as far apart, or a quarter later."""
 
 
 class Penalty(Protocol):
@@ -147,7 +147,7 @@ def minimise(
             continue
         found = look(problem, penalty, descent.w, descent.hw, iteration)
         if iteration >= polish_at and found.gap > tol:
-            polish_at = 2 * iteration
+            polish_at = iteration + max(FIRST_POLISH, iteration // 4)
             better = penalty.polished(problem, found.w)
             if better is not None:
                 polished = look(problem, penalty, better, problem.hessian(better), iteration)
