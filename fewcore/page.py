@@ -83,6 +83,7 @@ def sections_of(report: RunReport) -> list[Section]:
         Section("partitions", "Example partitions", sheets=_sheets(pictures, "partition")),
         Section("tasks", "Example tasks", sheets=_sheets(pictures, "tasks")),
         Section("map", "Map of the embedding", _captions(pictures), drawings=_maps(pictures)),
+        Section("models", "What the models learnt", _failed_drawings(pictures), drawings=_models(pictures)),
         Section("stages", "Stages", tables=(stage_table(report.stages),)),
         _again(report),
     ]
@@ -131,6 +132,15 @@ def _sheets(pictures: Sequence[Picture], kind: str) -> tuple[Sheet, ...]:
 
 def _maps(pictures: Sequence[Picture]) -> tuple[Drawing, ...]:
     return tuple(map_drawing(p) for p in pictures if p.points is not None and len(p.points))
+
+
+def _models(pictures: Sequence[Picture]) -> tuple[Drawing, ...]:
+    drawn = (p for p in pictures if p.kind == "model" and p.svg)
+    return tuple(Drawing(f"{p.stage}: {p.caption}", p.svg, f"{p.stage}: {p.caption}") for p in drawn)
+
+
+def _failed_drawings(pictures: Sequence[Picture]) -> tuple[str, ...]:
+    return tuple(f"{p.stage}: {p.caption}" for p in pictures if p.kind == "model" and not p.svg)
 
 
 def _captions(pictures: Sequence[Picture]) -> tuple[str, ...]:

@@ -1,15 +1,17 @@
-"""Small samples of a run for its page: images of each split, parts of a partition, tasks, a map of the embedding.
+"""What a run shows on its page: images of each split, parts of a partition, tasks, a map of the embedding, drawn models.
 
 True classes are used to colour the map, and only there; the caption says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from fewcore.contracts import Array
+from fewcore.drawing import draw as drawn
 from fewcore.errors import FewcoreError
 from fewcore.report import Picture
 from fewcore.seeds import child_seed, numpy_generator
@@ -24,9 +26,7 @@ def pictures(session: Session, nodes: Mapping[str, Node]) -> tuple[Picture, ...]
     """Return the pictures of one cell. A stage whose result is missing has no picture."""
     made = []
     for node in nodes.values():
-        draw = {"partitioner": _partition, "task_sampler": _tasks, "embedder": _map, "dataset": _data}.get(
-            node.stage.kind
-        )
+        draw = DRAWN.get(node.stage.kind)
         if draw is None or node.stage.split != "train":
             continue
         try:
@@ -117,3 +117,31 @@ def _map(session: Session, node: Node) -> Picture | None:
         f" Colours are {len(classes)} true classes, which are used for this picture and nowhere else." if names else ""
     )
     return Picture("map", "Map of the embedding", node.stage.name, caption, groups=groups, labels=names, points=points)
+
+
+def _model(session: Session, node: Node) -> Picture | None:
+    """Let a model draw itself, where it can; a drawing that fails is told and harms nothing."""
+    model = session.value(node)
+    if not hasattr(model, "draw"):
+        return None
+    captions: list[str] = []
+
+    def paint(axes: Axes) -> None:
+        captions.append(str(model.draw(axes)))
+
+    try:
+        svg = drawn(paint, height=3.6)
+    except Exception as error:  # a stranger's code: whatever it raises
+        who = node.stage.offer.distribution
+        return Picture("model", "Model", node.stage.name, f"{who} could not draw it: {type(error).__name__}: {error}")
+    return Picture("model", "Model", node.stage.name, captions[0], svg=svg)
+
+
+DRAWN: dict[str, Callable[[Session, Node], Picture | None]] = {
+    "dataset": _data,
+    "embedder": _map,
+    "partitioner": _partition,
+    "task_sampler": _tasks,
+    "learner": _model,
+    "meta_learner": _model,
+}

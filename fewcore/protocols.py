@@ -127,7 +127,9 @@ class TaskStream(Protocol):
 
 @runtime_checkable
 class Predictor(Stored, Protocol):
-    """What a learner makes."""
+    """What a learner makes. It may have `draw(axes)`, which draws on matplotlib axes what was learnt and returns the
+    caption; the report shows it. So may a few-shot model.
+    """
 
     def predict(self, images: ImageSet, run: Run) -> Predictions:
         """Return predictions for images whose targets are hidden, in their order."""

@@ -20,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
+from fewcore.drawing import draw
 from fewcore.figures import learning_drawings
 from fewcore.page import render_html, render_markdown
 from fewcore.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
@@ -68,6 +69,8 @@ def pictures(name: str = "part") -> tuple[Picture, ...]:
         Picture("tasks", "Task 1", "tasks", "", images.astype(np.float32) - 100.0, groups, labels, roles),
         Picture("tasks", "Volumes", "tasks", "", rng.random((12, 3, 5, 8, 8), np.float32), groups, labels, roles),
         Picture("map", "Map", "embed", "Two components.", None, groups, labels, None, rng.normal(size=(12, 2))),
+        Picture("model", "Model", "graph", f"Two edges of {name}.", svg=draw(lambda axes: axes.plot([0, 1], [0, 1]))),
+        Picture("model", "Model", "broken", f"could not draw {name}"),
     )
 
 
@@ -306,7 +309,7 @@ def test_every_figure_says_what_it_shows(html: str) -> None:
     assert all(image.get("alt") for image in page.all("img"))
     named = [div for div in page.all("div") if div.get("role") == "img"]
     assert all(div.get("aria-label") for div in named)
-    assert len(named) == len(page.all("svg")) == 5  # results, two learning panels, curves, the map
+    assert len(named) == len(page.all("svg")) == 6  # results, two learning panels, curves, the map, a model
     said = " ".join(div["aria-label"] or "" for div in named)
     assert "training accuracy from 50.0 at step 1 to 50.0 at step 59" in said
     assert len(page.all("img")) == 1 + 3 + 2 * 3 + 2 * 3
@@ -316,7 +319,7 @@ def test_sections_answer_in_the_order_of_the_questions(html: str) -> None:
     page = Page(html)
     names = [section["id"] for section in page.all("section")]
     assert names == [
-        "results", "seen", "tests", "curves", "choice", "learning", "data", "partitions", "tasks", "map", "stages", "again"
+        "results", "seen", "tests", "curves", "choice", "learning", "data", "partitions", "tasks", "map", "models", "stages", "again"
     ]  # fmt: skip
     assert "no group is in two splits" in page.text
     assert "fewcore run omniglot.yaml" in page.text

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from running import SHAPES, Ran, as_json, load, warm_up
 
+from fewcore.pictures import pictures
+
 NAMES = sorted(path.stem for path in SHAPES.glob("*.yaml"))
 
 
@@ -312,3 +314,22 @@ def test_h_partitions_mix_and_labels_are_known_for_some_classes(ran):
     white = first.session.argument(first.cells[0]["clusters"], "embeddings").vectors
     np.testing.assert_allclose(np.linalg.norm(white, axis=1), 1, rtol=1e-5)
     assert white.shape == (720, 6)
+
+
+def test_a_model_that_can_draw_itself_is_drawn_and_one_that_fails_harms_nothing(ran, monkeypatch):
+    first = ran("d")
+
+    def drawn():
+        return [p for p in pictures(first.session, first.cells[0]) if p.kind == "model"]
+
+    (picture,) = drawn()
+    assert (picture.stage, picture.caption) == ("vae-nn", f"{len(first.table().rows['train'])} labelled vectors")
+    assert picture.svg.startswith("<svg")
+
+    def fail(self, axes):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(type(first.value("vae-nn")), "draw", fail)
+    (picture,) = drawn()
+    assert not picture.svg
+    assert "could not draw it: RuntimeError: no ink" in picture.caption

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
 from fewcore import Array, Arrays, Embeddings, Encoder, ImageSet, Meta, Predictions, Run, option
 from toys.nets import applied, blind, body_of, flat, net_of, one_hot, ridge
@@ -95,6 +96,11 @@ class NearestLabels:
         distances = ((self._encoder.embed(images, run)[:, None] - mine) ** 2).sum(-1)
         scores = np.stack([-distances[:, labels == k].min(1) for k in range(labels.max() + 1)], 1)
         return Predictions(images.ids, scores=scores.astype(np.float32))
+
+    def draw(self, axes: Axes) -> str:
+        """Draw how many labelled vectors each class has."""
+        axes.bar(*np.unique(self._arrays["labels"], return_counts=True))
+        return f"{len(self._arrays['labels'])} labelled vectors"
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the labelled vectors."""
