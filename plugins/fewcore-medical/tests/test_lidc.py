@@ -75,6 +75,7 @@ def test_what_is_counted_and_shown_is_logged_and_names_nobody(database, capfd, c
     run = Run()
     images = Lidc(annotations=str(database.path)).load(run)
     assert run.records[0]["malignant"] == 1
+    assert run.records[0]["ct"] == 0
     assert images.spec.preparation["images"] == "masks from the radiologists' contours, without CT"
     arrays, meta = images.to_arrays()
     said = f"{json.dumps(meta)}{capfd.readouterr()}{caplog.text}{run.records}{list(arrays)}"

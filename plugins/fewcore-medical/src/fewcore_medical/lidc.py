@@ -97,7 +97,7 @@ class Lidc:
         scans, series = self._scans()
         nodules, counts = self._nodules(scans)
         for _ in run.loop(1, name="nodules"):
-            run.log(**{name: float(count) for name, count in counts.items()})
+            run.log(ct=float(bool(series)), **{name: float(count) for name, count in counts.items()})
         problems: list[Problem] = []
         images, sides = [], []
         scan, volume = None, None
