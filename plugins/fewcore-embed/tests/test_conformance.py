@@ -1,7 +1,13 @@
 from fewcore.testing import conformance
 
-OPTIONS = {"acai": {"steps": 3, "batch_size": 8}}
-SHAPES = {"timm": (3, 32, 32)}
+TINY = {"width": 0.02, "size": [16, 16, 16]}
+OPTIONS = {
+    "acai": {"steps": 3, "batch_size": 8},
+    "c3d": TINY,
+    "c3d-tuned": {**TINY, "epochs": 1, "batch_size": 24},
+    "gist": {"size": 32},
+}
+SHAPES = {"backbone:timm": (3, 32, 32), "c3d": (1, 16, 16, 16), "c3d-tuned": (1, 16, 16, 16)}
 
 
 @conformance("fewcore-embed", options=OPTIONS, shapes=SHAPES)

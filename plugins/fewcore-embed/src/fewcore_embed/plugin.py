@@ -18,6 +18,19 @@ def fewcore_embedders() -> list[Component]:
             "doi:10.1007/978-3-642-35289-8_30",
         ),
         Component(
+            "c3d",
+            f"{here}.c3d:C3d",
+            "fc6 of a 3-D network for videos, with random weights or a file's",
+            "arXiv:1412.0767",
+        ),
+        Component(
+            "c3d-tuned",
+            f"{here}.c3d_tuned:C3dTuned",
+            "fc6 of C3D, tuned on the labels of a target or of each rated attribute",
+            "arXiv:1801.03230",
+            needs_labels=True,
+        ),
+        Component(
             "gist",
             f"{here}.gist:Gist",
             "answers of Gabor filters in each block of the picture (512 numbers)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -60,3 +61,41 @@ def resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(x.shape[-2:]) == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def check_channels(images: ImageSet, method: str) -> None:
+    """Refuse images that are neither grey nor in colour.
+
+    Raises:
+        DataError: there are other than 1 or 3 channels.
+
+    """
+    if images.shape[0] not in (1, 3):
+        raise DataError(f"{method}: found {images.shape[0]} channels; expected 1 (grey) or 3 (red, green, blue)")
+
+
+def in_unit_range(x: torch.Tensor, images: ImageSet, method: str) -> torch.Tensor:
+    """Return images as `Gather` gives them, brought from the range of the set's spec to [0, 1].
+
+    Raises:
+        DataError: the range is empty; NaN or infinity.
+
+    """
+    check_finite(x, method)
+    if images.images.dtype == np.uint8:
+        return x
+    low, high = images.spec.value_range
+    if not low < high:
+        raise DataError(f"{method}: found value_range [{low:g}, {high:g}] in the images' spec; expected low < high")
+    return (x - low) / (high - low)
+
+
+def resized_volume(x: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
+    """Return x (n, c, d, h, w) in another size: means along axes that shrink, linear between voxels along others."""
+    depth, height, width = (min(wanted, own) for wanted, own in zip(size, x.shape[2:], strict=True))
+    shrunk = (depth, height, width)
+    if shrunk != tuple(x.shape[2:]):
+        x = F.adaptive_avg_pool3d(x, shrunk)
+    if shrunk != size:
+        x = F.interpolate(x, size, mode="trilinear", align_corners=False)
+    return x
