@@ -133,8 +133,10 @@ class Runner:
 
     def _failed(self, stage: str, cell: str, error: FewcoreError) -> None:
         failure = Failure(stage, cell, error)
+        told = any((f.stage, str(f.error)) == (stage, str(error)) for f in self.result.failures)
         self.result.failures.append(failure)
-        self.say(f"failed: {failure}")
+        if not told:  # the same in every fold is told once
+            self.say(f"failed: {failure}")
 
     def _note(self, node: Node) -> None:
         if self.result.status[node.key] in ("computed", "reused") and node.stage.kind not in NOT_STORED:

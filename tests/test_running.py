@@ -202,3 +202,10 @@ def test_a_target_can_be_made_of_classes(tmp_path):
     run = Ran(load_text(tmp_path, made), tmp_path / "store")
     plain = Ran(load_text(tmp_path, SMALL), tmp_path / "store")
     assert run.row(stage="model", metric="accuracy").value == plain.row(stage="model", metric="accuracy").value
+
+
+def test_the_same_failure_in_every_fold_is_told_once_and_counted_in_full(tmp_path):
+    text = SMALL.replace("{learner: fine-tune, from: {start: net}}", "{learner: conv-net}") + "splits: {folds: 3}"
+    run = Ran(load_text(tmp_path, text), tmp_path / "store")
+    assert len(run.result.failures) == 3
+    assert run.said == [f"failed: {run.result.failures[0]}"]

@@ -96,7 +96,7 @@ class Folder:
         if not listing.files:
             problems.append(Problem("", "no images", "PNG, JPEG or TIFF files, or a sub-folder of them for each class"))
         if problems:
-            raise DataError(*problems, title=f"folder {self.path}")
+            raise DataError(*problems, title=f"folder {root}")
         n = len(listing.files)
         ids = numpy_generator(child_seed(0, "folder", "ids", n)).permutation(n)
         rows = _splits(listing, groups, self)

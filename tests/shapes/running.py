@@ -46,7 +46,8 @@ class Ran:
     def __init__(self, pipe, root, **more):
         self.spied = []
         self.session = Session(Store(root), CPU, spy=lambda *what: self.spied.append(what), **more)
-        self.result = Runner(pipe, self.session).run()
+        self.said: list[str] = []
+        self.result = Runner(pipe, self.session, self.said.append).run()
         self.stages = Counter(name for name, _ in self.session.computed)
         self.cells = self.result.nodes
 
