@@ -46,7 +46,7 @@ def slow(matrix, linear, low, high, zero_sum):
 def assert_optimal(matrix, linear, low, high, found, zero_sum, tolerance=1e-8):
     """Karush-Kuhn-Tucker conditions, literally."""
     x, slope = found.x, matrix @ found.x - linear + found.multiplier
-    assert bool((x >= low).all()) and bool((x <= high).all())
+    assert bool(((x >= low) & (x <= high)).all())
     inside = (x > low) & (x < high)
     assert float(slope[inside].abs().sum()) < tolerance * len(x)
     assert bool((slope[(x <= low) & (low < high)] >= -tolerance).all())

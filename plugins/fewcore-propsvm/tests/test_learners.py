@@ -76,7 +76,7 @@ SUPERVISED = [
 
 @pytest.mark.parametrize("learner", BLIND, ids=str)
 def test_oriented_clusters_are_classes(learner):
-    images, embeddings, partitions = given(60, gap=2.0)
+    images, embeddings, partitions = given(40, gap=2.0)
     swapped = Partitions(1 - partitions.parts, partitions.ids)
     for parts in (partitions, swapped):
         model = learner.learn(embeddings, parts, Run())

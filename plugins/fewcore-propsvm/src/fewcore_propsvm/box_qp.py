@@ -108,15 +108,14 @@ class _Face:
     def drop(self, place: int) -> None:
         """Remove the variable at a place; the last one takes its place."""
         last = self.size - 1
+        whole = self.inverse
+        column = whole[place].clone()
+        whole.addr_(column, column / column[place], alpha=-1)
         if place != last:
-            pair, turned = [place, last], [last, place]
-            self._index[pair] = self._index[turned]
-            rows = self._inverse[pair, : self.size]
-            self._inverse[turned, : self.size] = rows
-            columns = self._inverse[: self.size, pair]
-            self._inverse[: self.size, turned] = columns
-        column = self._inverse[:last, last].clone()
-        self._inverse[:last, :last].addr_(column, column / self._inverse[last, last], alpha=-1)
+            self._index[place] = self._index[last]
+            whole[place, :last] = whole[last, :last]
+            whole[:last, place] = whole[:last, last]
+            whole[place, place] = whole[last, last]
         self.size = last
         self.changes += 1
 
@@ -222,25 +221,26 @@ class _Search:
         before = self.x.clone()
         if self.face.changes > FRESH:
             self.face.set(self.face.index.clone())
-        slope = self.gradient[self.face.index]
+        index = self.face.index
+        # Value, bounds and gradient of the face's variables, (4, m), in the order of the face.
+        local = torch.stack([self.x[index], self.low[index], self.high[index], self.gradient[index]])
         while self.face.size:
-            index = self.face.index
-            x, way = self.x[index], -(self.face.inverse @ slope)
-            room = torch.where(way > 0, self.high[index] - x, self.low[index] - x) / way
-            room = torch.where(way == 0, torch.inf, room)
+            way = -(self.face.inverse @ local[3])
+            aim = torch.where(way > 0, local[2], local[1])
+            room = torch.where(way == 0, torch.inf, (aim - local[0]) / way)
             found, place = room.min(0)
             length, at = max(0.0, float(found)), int(place)
             if length >= 1:
-                self.x[index] = x + way
+                local[0] += way
                 break
-            self.x[index] = x + length * way
-            out = index[at].clone()
-            self.x[out] = torch.where(way[at] > 0, self.high[out], self.low[out])
-            self.inside[out] = False
-            slope = (1 - length) * slope
-            slope[at] = slope[-1].clone()
-            slope = slope[:-1]
+            local[0] += length * way
+            local[3] *= 1 - length
+            out = int(self.face.index[at])
+            self.x[out], self.inside[out] = aim[at], False
+            local[:, at] = local[:, -1]
+            local = local[:, :-1]
             self.face.drop(at)
+        self.x[self.face.index] = local[0]
         moved = self.x - before
         self.released = RELEASED if bool((moved != 0).any()) else 1
         self.gradient = self.gradient + self.solver._times(moved) + self.solver.penalty * moved.sum()

@@ -49,6 +49,7 @@ class ProportionSVM:
     C_p: float = option(1.0, "cost of a row too many or too few in a bag; alternating only", low=0)
     eps: float = option(0.0, "deviation of a share that costs nothing", low=0, high=1)
     restarts: int = option(10, "random starts, of which the best is taken; alternating only", paper="10; 20", low=1)
+    anneal: bool = option(True, "start each search from a small C, which grows; alternating only")
     kernel: Literal["linear", "rbf"] = option("linear", "kernel")
     gamma: float | None = option(None, "width of the rbf kernel, exp(-gamma |x - z|^2); default one over e", low=0)
     standardise: bool = option(True, "scale features to mean 0 and deviation 1 on the training rows")
@@ -74,6 +75,14 @@ class ProportionSVM:
             coefficients = relaxed.coefficients.cpu().numpy()
             return coefficients, float(coefficients.sum())
         best = alternating_psvm(
-            matrix, bag, shares, C=self.C, C_p=self.C_p, eps=self.eps, restarts=self.restarts, run=run
+            matrix,
+            bag,
+            shares,
+            C=self.C,
+            C_p=self.C_p,
+            eps=self.eps,
+            restarts=self.restarts,
+            anneal=self.anneal,
+            run=run,
         )
         return best.machine.beta.cpu().numpy(), best.machine.bias
