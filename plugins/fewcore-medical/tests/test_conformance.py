@@ -55,7 +55,7 @@ def small_ipmn(folder: Path) -> dict[str, Any]:
     return {"path": str(folder), "size": 8, "bias_iterations": 2, "bias_levels": 1}
 
 
-OPTIONS = {"ipmn": small_ipmn, "monai": {"model": "resnet10"}, "lidc": small_lidc}
+OPTIONS = {"ipmn": small_ipmn, "monai": {"model": "resnet10"}, "lidc": small_lidc, "shape": {"dimensions": 2}}
 
 
 @conformance("fewcore-medical", options=OPTIONS, shapes={"monai": (1, 32, 32)})

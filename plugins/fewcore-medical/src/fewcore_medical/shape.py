@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,40 +47,43 @@ def measured(images: ImageSet, run: Run) -> Array:
 
 
 class ShapeEncoder:
-    """Features of a mask, less `mean` (e,) and divided by `scale` (e,)."""
+    """Features of masks of 2 or 3 dimensions."""
 
-    def __init__(self, mean: Array, scale: Array, n_dims: int) -> None:
-        self.mean, self.scale, self.n_dims = mean, scale, n_dims
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions = dimensions
 
     @property
     def dim(self) -> int:
         """Number of features."""
-        return len(self.mean)
+        return len(self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What each feature is."""
-        return VOLUME_NAMES if self.n_dims == 3 else AREA_NAMES
+        return VOLUME_NAMES if self.dimensions == 3 else AREA_NAMES
 
     def embed(self, images: ImageSet, run: Run) -> Array:
         """Return (n, e) float32.
 
         Raises:
-            DataError: images of another number of dimensions than those of the training, or no masks.
+            DataError: images of another number of dimensions, or no masks.
 
         """
-        if images.images.ndim - 2 != self.n_dims:
-            raise DataError(f"shape: found images {images.shape}; expected {self.n_dims} dimensions, as in training")
-        return ((measured(images, run) - self.mean) / self.scale).astype(np.float32)
+        if images.images.ndim - 2 != self.dimensions:
+            other = 5 - self.dimensions
+            raise DataError(
+                f"shape: found images {images.shape}; expected {self.dimensions} dimensions (or dimensions: {other})"
+            )
+        return measured(images, run).astype(np.float32)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
-        """Return the statistics."""
-        return {"mean": self.mean, "scale": self.scale}, {"n_dims": self.n_dims}
+        """Return the number of dimensions: nothing is learnt."""
+        return {}, {"dimensions": self.dimensions}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> ShapeEncoder:
         """Build the encoder from `to_arrays`' result."""
-        return cls(np.asarray(arrays["mean"]), np.asarray(arrays["scale"]), meta["n_dims"])
+        return cls(meta["dimensions"])
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,10 @@ class Shape:
 
     """
 
-    standardise: bool = option(True, "bring each feature to mean 0 and deviation 1 of the training images")
+    dimensions: int = option(3, "3 for volumes, 2 for slices", low=2, high=3)
 
-    def fit(self, images: ImageSet, run: Run) -> ShapeEncoder:
-        """Return the encoder, with the statistics of the training images where they are asked for."""
-        n_dims = images.images.ndim - 2
-        n_features = len(VOLUME_NAMES if n_dims == 3 else AREA_NAMES)
-        if not self.standardise:
-            return ShapeEncoder(np.zeros(n_features), np.ones(n_features), n_dims)
-        features = measured(images, run)
-        deviation = features.std(0)
-        return ShapeEncoder(features.mean(0), np.where(deviation > 1e-12, deviation, 1.0), n_dims)
+    deterministic: ClassVar[bool] = True
+
+    def fit(self, run: Run) -> ShapeEncoder:
+        """Return the encoder. It sees no images, so it is the same in all folds; features have their own scales."""
+        return ShapeEncoder(self.dimensions)
