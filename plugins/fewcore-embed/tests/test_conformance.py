@@ -5,7 +5,9 @@ OPTIONS = {
     "acai": {"steps": 3, "batch_size": 8},
     "c3d": TINY,
     "c3d-tuned": {**TINY, "epochs": 1, "batch_size": 24},
+    "embedder:timm": {"model": "test_resnet"},
     "gist": {"size": 32},
+    "vgg": {"width": 0.02, "size": 64},
 }
 SHAPES = {"backbone:timm": (3, 32, 32), "c3d": (1, 16, 16, 16), "c3d-tuned": (1, 16, 16, 16)}
 

@@ -19,7 +19,7 @@ MARGIN = 32
 LEAST_CONTRAST = 0.2
 RADIAL_WIDTH = 0.35
 HIGHEST_FREQUENCY, SCALE_STEP = 0.3, 1.85
-BATCH = 2
+PIXELS_AT_ONCE = 2 * (128 + 2 * 32) ** 2
 FILTERS_AT_ONCE = 8
 
 
@@ -139,8 +139,9 @@ class GistEncoder:
         check_images(images, "gist")
         gather = Gather(images, run.device)
         vectors = np.empty((len(images), self.dim), np.float32)
-        for start in run.track(range(0, len(images), BATCH), name="embed"):
-            rows = np.arange(start, min(start + BATCH, len(images)))
+        batch = max(1, PIXELS_AT_ONCE // (self.settings.size + 2 * MARGIN) ** 2)
+        for start in run.track(range(0, len(images), batch), name="embed"):
+            rows = np.arange(start, min(start + batch, len(images)))
             x = gather(rows).double()
             check_finite(x, "gist")
             square = resized(squared(grey(x))[:, None], (self.settings.size,) * 2)[:, 0]

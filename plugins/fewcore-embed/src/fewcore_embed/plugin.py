@@ -36,6 +36,18 @@ def fewcore_embedders() -> list[Component]:
             "answers of Gabor filters in each block of the picture (512 numbers)",
             "doi:10.1023/A:1011139631724",
         ),
+        Component(
+            "timm",
+            f"{here}.timm_embedder:TimmEmbedder",
+            "pooled features of timm's networks, by name",
+            "doi:10.5281/zenodo.4414861",
+        ),
+        Component(
+            "vgg",
+            f"{here}.vgg:Vgg",
+            "fc7 or fc8 of CNN-F, VGG-16 or VGG-19, with random weights or a file's",
+            "arXiv:1405.3531",
+        ),
         Component("whiten", f"{here}.whiten:Whiten", "vectors of another embedder, decorrelated and of equal spread"),
     ]
 

@@ -99,3 +99,8 @@ def resized_volume(x: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:
     if shrunk != size:
         x = F.interpolate(x, size, mode="trilinear", align_corners=False)
     return x
+
+
+def coloured(x: torch.Tensor) -> torch.Tensor:
+    """Return x (n, 3, h, w); a grey image (n, 1, h, w) has three equal channels."""
+    return x.expand(-1, 3, -1, -1)

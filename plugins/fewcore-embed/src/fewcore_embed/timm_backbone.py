@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fewcore import DataError, PipelineError, ResourceError, option
+from fewcore_embed import weights as files
 
 SUGGESTIONS = 3
 
@@ -47,7 +48,8 @@ class Timm:
 
     Raises:
         PipelineError: timm has no network of that name.
-        DataError: the images are volumes or too small; the weights file is missing, no safetensors, or of another network.
+        DataError: the images are volumes or too small; the weights file is missing, no safetensors, has
+            another checksum, or is of another network.
         ResourceError: pre-trained weights cannot be fetched.
 
     """
@@ -55,10 +57,16 @@ class Timm:
     model: str = option("resnet18", "the network's name in timm: resnet18, densenet121, vit_tiny_patch16_224 ...")
     pretrained: bool = option(False, "start from the weights that timm fetches for this network")
     weights: str = option("", "start from this file of weights (.safetensors, with timm's names)")
+    sha256: str = option("", "checksum that the weights file must have")
 
     def __post_init__(self) -> None:
+        files.check_options(self.weights, self.sha256)
         if self.pretrained and self.weights:
             raise ValueError("weights: found beside pretrained: true; expected one of them")
+
+    def sources(self) -> tuple[Path, ...]:
+        """Return the weights file, where there is one."""
+        return files.weight_files(self.weights)
 
     def build(self, shape: tuple[int, ...], n_outputs: int, generator: torch.Generator) -> TimmNetwork:
         """Return the network for images of `shape` (c, h, w), on the CPU."""
@@ -113,6 +121,7 @@ class Timm:
         path = Path(self.weights)
         if path.suffix != ".safetensors" or not path.is_file():
             raise DataError(f"timm: weights: found '{path}'; expected an existing .safetensors file")
+        files.check_file(self.weights, self.sha256, "timm")
         try:
             with safe_open(path, "pt") as file:
                 names = set(file.keys())
