@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fewcore import NumericalError
-from fewcore_graphmtl import structure_matrix
+from fewcore_graphmtl import srmtl, structure_matrix
 from fewcore_graphmtl.inconsistency import inconsistency
-from fewcore_graphmtl.structure import coefficient_correlation, graph_edges
+from fewcore_graphmtl.structure import coefficient_correlation, graph_edges, own_coefficients
 
 
 def test_correlation_is_that_of_centred_normalised_columns():
@@ -27,6 +27,20 @@ def test_a_task_without_coefficients_is_like_no_other():
     assert (found[1] == 0).all()
     assert (found[:, 1] == 0).all()
     assert (coefficient_correlation(np.zeros((5, 2))) == 0).all()
+
+
+@pytest.mark.parametrize("n, d", [(40, 8), (20, 50)])
+def test_the_coefficients_of_each_task_are_its_lasso(n, d):
+    rng = np.random.default_rng(0)
+    x, y = [rng.normal(size=(n, d)) for _ in range(3)], [rng.normal(size=n) for _ in range(3)]
+    found, reached = own_coefficients(zip(x, y, strict=True), 0.5)
+    assert reached == pytest.approx(0.5)
+    np.testing.assert_allclose(found, srmtl(x, y, np.zeros((3, 0)), 0.0, 0.5, tol=1e-11)[0], atol=1e-4)
+
+
+def test_a_task_whose_scores_are_all_alike_has_no_coefficients():
+    x = np.random.default_rng(0).normal(size=(9, 4))
+    assert (own_coefficients([(x, np.zeros(9)), (np.zeros((9, 4)), np.ones(9))], 0.01)[0] == 0).all()
 
 
 def test_edges_are_signed_and_drawn_once():

@@ -18,11 +18,11 @@ from fewcore_graphmtl.inconsistency import warn_of_literal
 from fewcore_graphmtl.least_squares import TaskSquares, laplacian
 from fewcore_graphmtl.linear_ratings import LinearRatings
 from fewcore_graphmtl.multi_task import check_solved, designs_of, fitted, predictor_of, problem_of, tasks_of
-from fewcore_graphmtl.ratings import Task
-from fewcore_graphmtl.structure import coefficient_correlation, graph_edges, structure_matrix
+from fewcore_graphmtl.ratings import Task, design
+from fewcore_graphmtl.structure import coefficient_correlation, graph_edges, own_coefficients, structure_matrix
 
 RHO1_GRID = (0.1, 1.0, 10.0, 100.0)
-RHO2_SHARES = tuple(np.logspace(-0.25, -2.75, 6).tolist())
+RHO2_SHARES = tuple(np.logspace(-0.25, -2.25, 5).tolist())
 """Candidates for rho2, as shares of that at which all weights are 0."""
 WHO = "graph-mtl"
 
@@ -49,7 +49,8 @@ class GraphMtl:
     Differs from the paper: `inverse-weight` is the default. Features are scaled to spread 1 on the training rows and
     centred, and the mean score is added back (`intercept: none` leaves both out). The squared error has MALSAR's half
     unless `paper_scale`. The paper names no threshold and no penalty for the graph: these are MALSAR's. Penalties of null
-    are chosen by cross-validation on the training patients, for the squared error of `attribute`.
+    are chosen by cross-validation on the training patients, for the squared error of `attribute`, on the graph of all
+    training rows. The graph's coefficients are exact (LARS); MALSAR's descent stops before them.
 
     Raises:
         DataError: there are no ratings, the attribute or a name in `without` is not among them, vectors are not finite,
@@ -83,10 +84,14 @@ class GraphMtl:
         """Return the predictor of all attributes, with the graph in its `facts`."""
         warn_of_literal(self.inconsistency)
         tasks = tasks_of(images, embeddings, self.attribute, self.without, WHO)
+        correlation, reached = self._correlation(tasks, run)
+        edges = graph_edges(correlation, self.threshold)
         candidates = self._candidates(tasks, run)
 
         def fit_all(kept: Sequence[Task], all_of: Sequence[Any]) -> list[Fitted]:
-            return self._fit_all(kept, all_of, run)
+            own = [i for i, task in enumerate(tasks) if task.name in {one.name for one in kept}]
+            inside = np.array([[own.index(i), own.index(j)] for i, j in edges if i in own and j in own], int)
+            return self._fit_all(kept, all_of, inside.reshape(-1, 2), run)
 
         rho1, rho2 = best_candidate(tasks, candidates, fit_all, self.folds, run, WHO)
         weights, levels = np.zeros((len(tasks), embeddings.vectors.shape[-1])), np.zeros(len(tasks))
@@ -94,8 +99,7 @@ class GraphMtl:
         for _ in run.loop(1, name="solve", weights=weights, levels=levels, facts=facts):
             designs = designs_of(tasks, self.inconsistency, self.intercept)
             problem = problem_of(designs, run.device)
-            correlation, edges = self._graph(problem)
-            found = self._solve(problem, edges, rho1, rho2, tol=1e-7)
+            found = self._solve(problem, edges, rho1, rho2, tol=1e-6, max_iter=20_000)
             check_solved(found, WHO)
             for task, (own, level) in enumerate(fitted(designs, found.w)):
                 weights[task], levels[task] = own, level
@@ -103,6 +107,7 @@ class GraphMtl:
             facts["correlation"] = correlation.tolist()
             facts["objective"] = found.objective / self._half
             facts["gap"] = found.gap
+            facts["graph_penalty"] = reached
             run.log(edges=len(edges), objective=found.objective / self._half, nonzero=float((found.w != 0).sum()))
         return predictor_of(embeddings, tasks, weights, levels, facts)
 
@@ -110,11 +115,15 @@ class GraphMtl:
     def _half(self) -> float:
         return 0.5 if self.paper_scale else 1.0
 
-    def _graph(self, problem: TaskSquares) -> tuple[Array, Array]:
-        """Return the correlation (t, t) of the tasks' own coefficients, and the edges (edges, 2)."""
-        alone = graph_sparse.solve(problem, self.graph_penalty, tol=1e-4, max_iter=500)
-        correlation = coefficient_correlation(alone.w.cpu().numpy().T)
-        return correlation, graph_edges(correlation, self.threshold)
+    def _correlation(self, tasks: Sequence[Task], run: Run) -> tuple[Array, float]:
+        """Return the correlation (t, t) of the tasks' own coefficients, and the penalty at which they were reached."""
+        made = np.zeros((len(tasks), tasks[0].vectors.shape[1]))
+        reached = np.full(1, self.graph_penalty)
+        for task in run.loop(len(tasks), name="graph", made=made, reached=reached):
+            one = design(tasks[task], self.inconsistency, self.intercept)
+            w, stopped = own_coefficients([(one.x, one.y)], self.graph_penalty)
+            made[task], reached[0] = w[:, 0], max(reached[0], stopped)
+        return coefficient_correlation(made.T), float(reached[0])
 
     def _solve(
         self,
@@ -122,13 +131,15 @@ class GraphMtl:
         edges: Array,
         rho1: float,
         rho2: float,
+        *,
         tol: float,
+        max_iter: int,
         start: torch.Tensor | None = None,
     ) -> Solution:
         t = problem.shape[0]
         graph = laplacian(structure_matrix(edges, t), self._half * rho1, t, problem.slope.device)
         whole = problem.with_graph(graph)
-        return graph_sparse.solve(whole, self._half * rho2, tol=tol, max_iter=20_000, start=start)
+        return graph_sparse.solve(whole, self._half * rho2, tol=tol, max_iter=max_iter, start=start)
 
     def _candidates(self, tasks: Sequence[Task], run: Run) -> list[tuple[float, float]]:
         """Return pairs of rho1 and rho2, the sparsest first."""
@@ -139,16 +150,17 @@ class GraphMtl:
             sparse = [share * float(problem.slope.abs().max()) / self._half for share in RHO2_SHARES]
         return list(itertools.product(RHO1_GRID if self.rho1 is None else [self.rho1], sparse))
 
-    def _fit_all(self, tasks: Sequence[Task], candidates: Sequence[tuple[float, float]], run: Run) -> list[Fitted]:
+    def _fit_all(
+        self, tasks: Sequence[Task], candidates: Sequence[tuple[float, float]], edges: Array, run: Run
+    ) -> list[Fitted]:
         """Return what is fitted with each candidate; each starts where the one before ended."""
         designs = designs_of(tasks, self.inconsistency, self.intercept)
         problem = problem_of(designs, run.device)
-        _, edges = self._graph(problem)
         done: dict[tuple[float, float], torch.Tensor] = {}
         start = None
         for rho1, rho2 in candidates:
             # Without an edge rho1 weighs nothing.
             key = (rho1 if len(edges) else 0.0, rho2)
             if key not in done:
-                done[key] = start = self._solve(problem, edges, rho1, rho2, 1e-3, start).w
+                done[key] = start = self._solve(problem, edges, rho1, rho2, tol=1e-2, max_iter=300, start=start).w
         return [fitted(designs, done[rho1 if len(edges) else 0.0, rho2]) for rho1, rho2 in candidates]

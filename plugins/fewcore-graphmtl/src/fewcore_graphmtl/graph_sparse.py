@@ -20,7 +20,7 @@ from fewcore_graphmtl.least_squares import TaskSquares, check_penalties, checked
 
 FIRST_FEATURES = 64
 MOST_ROUNDS = 60
-MOST_DROPS = 2
+MOST_DROPS = 5
 MOST_CONJUGATE = 30
 
 
