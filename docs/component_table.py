@@ -3,7 +3,15 @@
 from fewcore.kinds import KINDS
 from fewcore.plugins import load_registry
 
-OURS = {"fewcore", "fewcore-cluster", "fewcore-embed", "fewcore-medical", "fewcore-meta"}
+OURS = {
+    "fewcore",
+    "fewcore-cluster",
+    "fewcore-embed",
+    "fewcore-graphmtl",
+    "fewcore-medical",
+    "fewcore-meta",
+    "fewcore-propsvm",
+}
 
 print("| kind | component | what it is | source | distribution |")
 print("|---|---|---|---|---|")

@@ -1,33 +1,100 @@
-"""Print the table of a run in Markdown, beside the paper's numbers: `python docs/result_table.py docs/results/omniglot-cpu`."""
+"""Print the tables of a run in Markdown, beside the paper's numbers: `python docs/result_table.py FOLDER [--pairs STAGE]`.
 
+With `--pairs STAGE` also the paired comparisons of that stage with all others.
+"""
+
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from fewcore import yaml12
 from fewcore.reporting import published_rows
 
-folder = Path(sys.argv[1])
-rows = [row for row in json.loads((folder / "metrics.json").read_text())["rows"] if row["metric"] == "accuracy"]
-spec = yaml12.read((folder / "pipeline.yaml").read_text()).data
-paper = (
-    {(r["stage"], r["way"], r["shot"]): r for r in published_rows(spec.get("published"))["rows"]}
-    if spec.get("published")
-    else {}
-)
-columns = sorted({(row["way"], row["shot"]) for row in rows})
+NOT_CONDITIONS = {
+    "metric",
+    "value",
+    "ci95",
+    "n",
+    "stage",
+    "method",
+    "split",
+    "norm",
+    "seen",
+    "note",
+    "fold",
+    "seed",
+    "evaluator",
+}
+DISTANCES = {"mae"}
 
-print("| stage | " + " | ".join(f"{way}-way {shot}-shot" for way, shot in columns) + " | batch norm | seen |")
-print("|---|" + "---|" * (len(columns) + 2))
+parser = argparse.ArgumentParser()
+parser.add_argument("folder", type=Path)
+parser.add_argument("--pairs", default="")
+arguments = parser.parse_args()
+made = json.loads((arguments.folder / "metrics.json").read_text())
+spec = yaml12.read((arguments.folder / "pipeline.yaml").read_text()).data
+paper = published_rows(spec.get("published")).get("rows", [])
+
+
+def scale(metric):
+    return 1 if metric in DISTANCES else 100
+
+
+def number(metric, value):
+    return f"{value:.3f}" if metric in DISTANCES else f"{100 * value:.1f}"
+
+
+def column_of(row):
+    return row["metric"], *((k, v) for k, v in row.items() if k not in NOT_CONDITIONS)
+
+
+def head(column):
+    metric, *conditions = column
+    named = dict(conditions)
+    if "way" in named:
+        return f"{named['way']}-way {named['shot']}-shot"
+    return " ".join([metric.replace("_", " "), *(f"{k.rsplit('.', 1)[-1]} {v}" for k, v in conditions)])
+
+
+def published(row):
+    for theirs in paper:
+        if all(row.get(k) == v for k, v in theirs.items() if k not in {"label", "value", "ci95"}):
+            return theirs
+    return None
+
+
+def result(row):
+    metric = row["metric"]
+    half = (row["ci95"][1] - row["ci95"][0]) / 2
+    text = number(metric, row["value"]) + ("" if half != half else f" ± {number(metric, half)}")
+    theirs = published(row)
+    return text + (f" ({number(metric, theirs['value'])})" if theirs else "")
+
+
+rows = made["rows"]
+columns = list(dict.fromkeys(column_of(row) for row in rows))
+norms = {row["norm"] for row in rows} != {"none"}
+print("| stage | " + " | ".join(map(head, columns)) + (" | batch norm" if norms else "") + " | seen |")
+print("|---|" + "---|" * (len(columns) + 1 + norms))
 for stage in dict.fromkeys(row["stage"] for row in rows):
-    own = {(row["way"], row["shot"]): row for row in rows if row["stage"] == stage}
-    cells = []
-    for column in columns:
-        row = own[column]
-        half = (row["ci95"][1] - row["ci95"][0]) / 2
-        text = f"{100 * row['value']:.1f} ± {100 * half:.1f}"
-        if theirs := paper.get((stage, *column)):
-            text += f" ({100 * theirs['value']:.1f})"
-        cells.append(text)
+    own = {column_of(row): row for row in rows if row["stage"] == stage}
     first = next(iter(own.values()))
-    print(f"| {stage} | " + " | ".join(cells) + f" | {first['norm']} | {first['seen']} |")
+    cells = [result(own[column]) if column in own else "" for column in columns]
+    cells += [first["norm"]] if norms else []
+    print(f"| {stage} | " + " | ".join(cells) + f" | {first['seen']} |")
+
+if arguments.pairs:
+    print("\n| pair | what | difference | 95% interval | p (Holm) |\n|---|---|---|---|---|")
+    for pair in made["comparisons"]:
+        if arguments.pairs not in (pair["first"], pair["second"]):
+            continue
+        sign = 1 if pair["first"] == arguments.pairs else -1
+        other = pair["second"] if sign == 1 else pair["first"]
+        low, high = sorted(sign * end * scale(pair["metric"]) for end in pair["ci95"])
+        what = head((pair["metric"], *((k, pair[k]) for k in ("way", "shot") if k in pair)))
+        digits = 3 if pair["metric"] in DISTANCES else 1
+        difference = sign * pair["difference"] * scale(pair["metric"])
+        interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
+        print(
+            f"| {arguments.pairs} - {other} | {what} | {difference:+.{digits}f} | {interval} | {pair['p_holm']:.2g} |"
+        )

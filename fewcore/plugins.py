@@ -41,9 +41,19 @@ KNOWN = {
     name: extra
     for extra, names in {
         "cluster": ("kmeans",),
-        "embed": ("acai", "pixels", "timm", "whiten"),
-        "medical": ("monai",),
+        "embed": ("acai", "c3d", "c3d-tuned", "gist", "pixels", "timm", "vgg", "whiten"),
+        "graphmtl": ("constant", "graph-mtl", "lasso", "ridge", "trace-norm-mtl"),
+        "medical": ("ipmn", "lidc", "monai", "shape"),
         "meta": ("cluster-matching", "conv4", "knn", "linear", "maml", "mlp", "omniglot", "protonets", "scratch"),
+        "propsvm": (
+            "clustering",
+            "clustering-rf",
+            "clustering-svm",
+            "orient",
+            "proportion-svm",
+            "random-forest",
+            "svm",
+        ),
     }.items()
     for name in names
 }

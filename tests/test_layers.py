@@ -170,7 +170,12 @@ FORBIDDEN_CALLS = {
     "yaml.unsafe_load",
     "pandas.read_pickle",
 }
-MAY_IMPORT_BY_NAME = {"fewcore/__init__.py", "fewcore/components.py", "fewcore/doctor.py"}
+MAY_IMPORT_BY_NAME = {
+    "fewcore/__init__.py",
+    "fewcore/components.py",
+    "fewcore/doctor.py",
+    "plugins/fewcore-graphmtl/src/fewcore_graphmtl/__init__.py",
+}
 
 
 def faults(source: str, path: str) -> list[str]:

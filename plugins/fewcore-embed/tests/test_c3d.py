@@ -144,14 +144,11 @@ def test_floats_mean_the_same_as_bytes_and_the_range_is_that_asked_for():
         np.testing.assert_allclose(encoder.embed(images, Run()), network(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_are_read_from_a_file(tmp_path, suffix):
-    network, path = network_of((16, 16, 16)), tmp_path / f"c3d{suffix}"
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    if suffix == ".safetensors":
-        save_file({**state, "fc8.bias": torch.zeros(487)}, path)
-    else:
-        torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_are_read_from_a_file(tmp_path, prefix):
+    network, path = network_of((16, 16, 16)), tmp_path / "c3d.safetensors"
+    state = {f"{prefix}{name}": value.contiguous() for name, value in network.state_dict().items()}
+    save_file({**state, "fc8.bias": torch.zeros(487)}, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     component = C3d(width=WIDTH, size=(16, 16, 16), weights=str(path), sha256=sha256)
     assert component.sources() == (path,)
@@ -180,7 +177,7 @@ def test_weights_that_are_none_are_refused(tmp_path, capsys):
 
     good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
     save_file({name: value.contiguous() for name, value in network_of().state_dict().items()}, good)
-    assert "expected an existing file" in message(tmp_path / "none.pt")
+    assert "expected an existing .safetensors file" in message(tmp_path / "none.safetensors")
     assert f"has the checksum {hashlib.sha256(good.read_bytes()).hexdigest()}; expected {'0' * 64}" in message(
         good, sha256="0" * 64
     )
@@ -196,12 +193,8 @@ def test_weights_that_are_none_are_refused(tmp_path, capsys):
     assert "holds NaN or infinity in 'conv1.weight'" in message(bad)
     pickled = tmp_path / "bomb.pt"
     torch.save({"conv1.weight": Bomb()}, pickled)
-    assert "cannot be read as tensors alone" in message(pickled)
+    assert "expected an existing .safetensors file (torch's own format may hold code" in message(pickled)
     assert capsys.readouterr().out == ""
-    pickled.write_bytes(b"no weights")
-    assert "cannot be read as tensors alone" in message(pickled)
-    torch.save([torch.zeros(1)], pickled)
-    assert "holds no named tensors; expected a network's state dict" in message(pickled)
 
 
 def test_errors_say_what_to_do():
@@ -226,7 +219,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match=r"^sha256: found without weights; expected the file"):
         C3d(sha256="0" * 64)
     with pytest.raises(ValueError, match=r"^sha256: found 'abc'; expected 64 digits 0-9a-f \(type sha256sum FILE\)$"):
-        C3d(weights="x.pt", sha256="abc")
+        C3d(weights="x.safetensors", sha256="abc")
 
 
 @pytest.mark.gpu

@@ -150,7 +150,7 @@ def test_weights_under_the_names_of_timm_mean_the_same_there(tmp_path):
         trained = timm.create_model("vgg11", num_classes=7)
     names = [name for name in trained.state_dict() if not name.startswith("features")]
     assert {name.rpartition(".")[0] for name in names} == {"pre_logits.fc1", "pre_logits.fc2", "head.fc"}
-    state, path = state_of("vgg16"), tmp_path / "deep.pth"
+    state, path = state_of("vgg16"), tmp_path / "deep.safetensors"
     renamed = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
     held = {}
     for name, value in state.items():
@@ -159,7 +159,7 @@ def test_weights_under_the_names_of_timm_mean_the_same_there(tmp_path):
         if kind == "weight" and layer in ("classifier.0", "classifier.3"):
             shaped = value.reshape(len(value), -1, *((7, 7) if layer == "classifier.0" else (1, 1)))
         held[f"{renamed.get(layer, layer)}.{kind}"] = shaped
-    torch.save(held, path)
+    save_file(held, path)
     encoder = Vgg(model="vgg16", layer="fc8", weights=str(path), **SMALL).fit(Run())
     for name, value in encoder.network.state_dict().items():
         torch.testing.assert_close(value, state[name])
@@ -172,7 +172,7 @@ def test_errors_say_what_to_do(tmp_path):
         return str(error.value)
 
     path = tmp_path / "w.safetensors"
-    assert f"vgg: weights: found '{path}'; expected an existing file" in message(path)
+    assert f"vgg: weights: found '{path}'; expected an existing .safetensors file" in message(path)
     save_file(state_of("cnn-f"), path)
     assert f"expected {'1' * 64} (another file or a damaged one" in message(path, sha256="1" * 64)
     assert "holds 'features.0.weight' (2, 3, 11, 11); expected (4, 3, 11, 11)" in message(path, width=1 / 16)

@@ -60,11 +60,17 @@ def test_another_content_is_another_key(tmp_path, stage):
 def test_tensors_come_back_as_they_were_written(tmp_path):
     held = {"a.weight": torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), "b": torch.arange(3)}
     save_file(held, tmp_path / "w.safetensors")
-    torch.save({"model": {f"module.{name}": value for name, value in held.items()}}, tmp_path / "w.pth.tar")
-    for name in ("w.safetensors", "w.pth.tar"):
+    save_file({f"module.{name}": value for name, value in held.items()}, tmp_path / "parallel.safetensors")
+    for name in ("w.safetensors", "parallel.safetensors"):
         read = read_weights(str(tmp_path / name), "", "m")
         assert set(read) == set(held)
         assert all(torch.equal(read[key], value) for key, value in held.items())
+
+
+def test_torchs_own_files_are_refused_since_they_may_hold_code(tmp_path):
+    torch.save({"w": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=r"expected an existing \.safetensors file .*convert it with"):
+        read_weights(str(tmp_path / "w.pth"), "", "m")
 
 
 def test_a_network_takes_what_it_needs_in_its_own_dtype():

@@ -185,7 +185,7 @@ class C3d:
     value_range: tuple[float, float] = option(
         (0.0, 1.0), "what the darkest and brightest voxel become", paper="0 to 255 less the mean video"
     )
-    weights: str = option("", "file of weights (.safetensors, or torch's) under the names conv1.weight ... fc6.bias")
+    weights: str = option("", "file of weights (.safetensors) under the names conv1.weight ... fc6.bias")
     sha256: str = option("", "checksum that the weights file must have")
 
     def __post_init__(self) -> None:

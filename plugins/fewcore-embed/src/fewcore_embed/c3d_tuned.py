@@ -148,9 +148,7 @@ class C3dTuned:
     value_range: tuple[float, float] = option(
         (0.0, 1.0), "what the darkest and brightest voxel become", paper="0 to 255 less the mean video"
     )
-    weights: str = option(
-        "", "file of weights to start from (.safetensors, or torch's), named conv1.weight ... fc6.bias"
-    )
+    weights: str = option("", "file of weights to start from (.safetensors), named conv1.weight ... fc6.bias")
     sha256: str = option("", "checksum that the weights file must have")
     epochs: int = option(20, "passes over the training images", paper="not told", low=1)
     batch_size: int = option(16, "images a step", paper="not told", low=1)

@@ -222,7 +222,7 @@ class Vgg:
     relu: bool = option(True, "rectify the answers")
     width: float = option(1.0, "share of the paper's filters and units", low=0.01, high=4)
     size: int = option(224, "side that pictures are resized to", unit="pixels", low=64, high=1024)
-    weights: str = option("", "file of weights (.safetensors, or torch's) under torchvision's, timm's or Caffe's names")
+    weights: str = option("", "file of weights (.safetensors) under torchvision's, timm's or Caffe's names")
     sha256: str = option("", "checksum that the weights file must have")
 
     def __post_init__(self) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +13,7 @@ from torch import nn
 from fewcore import DataError
 
 CHUNK = 1 << 20
-SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
+SUFFIX = ".safetensors"
 
 
 def check_options(weights: str, sha256: str) -> None:
@@ -45,8 +42,11 @@ def check_file(weights: str, sha256: str, method: str) -> Path:
 
     """
     path = Path(weights)
-    if not path.is_file() or not path.name.endswith(SUFFIXES):
-        raise DataError(f"{method}: weights: found '{path}'; expected an existing file ({', '.join(SUFFIXES)})")
+    if not path.is_file() or path.suffix != SUFFIX:
+        raise DataError(
+            f"{method}: weights: found '{path}'; expected an existing {SUFFIX} file (torch's own format may hold code: "
+            "convert it with safetensors.torch.save_file)"
+        )
     if sha256:
         total = hashlib.sha256()
         with path.open("rb") as file:
@@ -61,21 +61,16 @@ def check_file(weights: str, sha256: str, method: str) -> Path:
 
 
 def read_weights(weights: str, sha256: str, method: str) -> dict[str, torch.Tensor]:
-    """Return the named tensors of a file: safetensors, or torch's format restricted to tensors.
-
-    A torch file may hold them below `state_dict` or `model`; the prefix `module.` of parallel training is taken off.
+    """Return the named tensors of a safetensors file; the prefix `module.` of parallel training is taken off.
 
     Raises:
-        DataError: as `check_file`; the file cannot be read as weights, holds something else, or NaN.
+        DataError: as `check_file`; the file cannot be read, is empty, or holds NaN.
 
     """
     path = check_file(weights, sha256, method)
-    if path.suffix == ".safetensors":
-        held = _read_safetensors(path, method)
-    else:
-        held = _read_torch(path, method)
-    tensors = {str(name).removeprefix("module."): value for name, value in held.items()}
-    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    held = _read(path, method)
+    tensors = {name.removeprefix("module."): value for name, value in held.items()}
+    if not tensors:
         raise DataError(f"{method}: weights: {path} holds no named tensors; expected a network's state dict")
     broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
@@ -83,7 +78,7 @@ def read_weights(weights: str, sha256: str, method: str) -> dict[str, torch.Tens
     return tensors
 
 
-def _read_safetensors(path: Path, method: str) -> Mapping[str, Any]:
+def _read(path: Path, method: str) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -91,20 +86,6 @@ def _read_safetensors(path: Path, method: str) -> Mapping[str, Any]:
         return load_file(path)
     except SafetensorError as error:
         raise DataError(f"{method}: weights: {path} is no safetensors file: {error}") from error
-
-
-def _read_torch(path: Path, method: str) -> Mapping[str, Any]:
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise DataError(
-            f"{method}: weights: {path} cannot be read as tensors alone: {reason} (convert it to .safetensors)"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-    return held if isinstance(held, Mapping) else {}
 
 
 def fill(network: nn.Module, tensors: Mapping[str, torch.Tensor], where: str, method: str) -> None:
