@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.linear_model import Lasso as PeerLasso
 from sklearn.linear_model import Ridge as PeerRidge
 
 from fewcore import DataError, Embeddings, ImageSet, ImageSpec, Run, Target
-from fewcore_graphmtl import draw_graph
 from fewcore_graphmtl.constant import Constant
 from fewcore_graphmtl.graph_mtl import GraphMtl
 from fewcore_graphmtl.lasso import Lasso
@@ -150,11 +150,11 @@ def test_alike_attributes_are_joined_and_drawn():
     assert {frozenset(edge) for edge in predictor.edges} == {
         frozenset(pair) for pair in (("malignancy", "margin"), ("malignancy", "texture"), ("margin", "texture"))
     }
-    axes = draw_graph(predictor).axes[0]
+    axes = Figure().add_subplot()
+    assert predictor.draw(axes) == "3 edges of a correlation above 0.8 among 4 attributes"
     assert {text.get_text() for text in axes.texts} >= set(NAMES)
     assert len(axes.lines) == 3
-    with pytest.raises(ValueError, match="expected a predictor of graph-mtl"):
-        draw_graph(learn(Lasso(alpha=0.1), cohort()))
+    assert not hasattr(learn(Lasso(alpha=0.1), cohort()), "draw")
 
 
 def test_an_empty_graph_leaves_independent_lassos():

@@ -6,19 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewcore_graphmtl.drawing import draw_graph
     from fewcore_graphmtl.graph_sparse import srmtl
     from fewcore_graphmtl.structure import structure_matrix
     from fewcore_graphmtl.trace_norm import trace_norm_mtl
 
 _LAZY = {
-    "draw_graph": "drawing",
     "srmtl": "graph_sparse",
     "structure_matrix": "structure",
     "trace_norm_mtl": "trace_norm",
 }
 
-__all__ = ["draw_graph", "srmtl", "structure_matrix", "trace_norm_mtl"]
+__all__ = ["srmtl", "structure_matrix", "trace_norm_mtl"]
 
 
 def __getattr__(name: str) -> Any:

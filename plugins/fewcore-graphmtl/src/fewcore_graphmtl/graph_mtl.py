@@ -14,9 +14,9 @@ from fewcore import Array, Embeddings, ImageSet, Run, option
 from fewcore_graphmtl import graph_sparse
 from fewcore_graphmtl.cross_validation import Fitted, best_candidate
 from fewcore_graphmtl.fista import Solution
+from fewcore_graphmtl.graph_ratings import GraphRatings
 from fewcore_graphmtl.inconsistency import warn_of_literal
 from fewcore_graphmtl.least_squares import TaskSquares, laplacian
-from fewcore_graphmtl.linear_ratings import LinearRatings
 from fewcore_graphmtl.multi_task import check_solved, designs_of, fitted, predictor_of, problem_of, tasks_of
 from fewcore_graphmtl.ratings import Task, design
 from fewcore_graphmtl.structure import coefficient_correlation, graph_edges, own_coefficients, structure_matrix
@@ -80,7 +80,7 @@ class GraphMtl:
         if self.attribute in self.without:
             raise ValueError(f"without: found '{self.attribute}', the attribute to predict; expected other attributes")
 
-    def learn(self, images: ImageSet, embeddings: Embeddings, run: Run) -> LinearRatings:
+    def learn(self, images: ImageSet, embeddings: Embeddings, run: Run) -> GraphRatings:
         """Return the predictor of all attributes, with the graph in its `facts`."""
         warn_of_literal(self.inconsistency)
         tasks = tasks_of(images, embeddings, self.attribute, self.without, WHO)
@@ -109,7 +109,7 @@ class GraphMtl:
             facts["gap"] = found.gap
             facts["graph_penalty"] = reached
             run.log(edges=len(edges), objective=found.objective / self._half, nonzero=float((found.w != 0).sum()))
-        return predictor_of(embeddings, tasks, weights, levels, facts)
+        return predictor_of(GraphRatings, embeddings, tasks, weights, levels, facts)
 
     @property
     def _half(self) -> float:

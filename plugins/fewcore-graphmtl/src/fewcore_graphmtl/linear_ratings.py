@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from fewcore_graphmtl.ratings import own_vectors
 class LinearRatings:
     """Weights (m, e) and levels (m,) for the attributes `names`, each on its own features among those of the encoder.
 
-    `places` (m,) says which of (n, m', e) they are, -1 for (n, e). `facts` holds what else was found: penalties, and of
-    graph-mtl `edges` (pairs of names) and `correlation` (a list of rows, in the order of `names`).
+    `places` (m,) says which of (n, m', e) they are, -1 for (n, e). `facts` holds what else was found, such as penalties.
     """
 
     def __init__(
@@ -33,11 +32,6 @@ class LinearRatings:
         self.places = places
         self.facts = facts
         self._encoder = encoder
-
-    @property
-    def edges(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of attributes that the graph joins."""
-        return tuple((str(a), str(b)) for a, b in self.facts.get("edges", ()))
 
     def predict(self, images: ImageSet, run: Run) -> Predictions:
         """Return values (n, m) float64 with the attributes' names.
@@ -63,7 +57,7 @@ class LinearRatings:
         return arrays, {"names": list(self.names), "facts": dict(self.facts)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> LinearRatings:
+    def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> Self:
         """Build the predictor on the encoder that the stage was given."""
         encoder, names = inputs["embeddings"].encoder, tuple(meta["names"])
         return cls(encoder, names, arrays["weights"], arrays["levels"], arrays["places"], meta["facts"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from fewcore_graphmtl.ratings import (
 
 WORST_GAP = 1e-3
 """A solution farther than this share from the least objective is refused."""
+
+Made = TypeVar("Made", bound=LinearRatings)
 
 
 def tasks_of(
@@ -88,8 +90,13 @@ def check_solved(found: Solution, who: str) -> None:
 
 
 def predictor_of(
-    embeddings: Embeddings, tasks: Sequence[Task], weights: Array, levels: Array, facts: Mapping[str, Any]
-) -> LinearRatings:
-    """Return the predictor of all tasks, of weights (t, e) and levels (t,)."""
+    made: type[Made],
+    embeddings: Embeddings,
+    tasks: Sequence[Task],
+    weights: Array,
+    levels: Array,
+    facts: Mapping[str, Any],
+) -> Made:
+    """Return the predictor, of the class `made`, of all tasks, of weights (t, e) and levels (t,)."""
     names, places = tuple(task.name for task in tasks), np.array([task.place for task in tasks])
-    return LinearRatings(embeddings.encoder, names, weights, levels, places, facts)
+    return made(embeddings.encoder, names, weights, levels, places, facts)

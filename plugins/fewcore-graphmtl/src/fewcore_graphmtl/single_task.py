@@ -49,4 +49,4 @@ def fit_one(
         w = path(whole.x, whole.y, [chosen])[0]
         weights[0], levels[0] = whole.unscaled(w)
         run.log(alpha=chosen, nonzero=float((w != 0).sum()))
-    return predictor_of(embeddings, [task], weights, levels, {"alpha": chosen})
+    return predictor_of(LinearRatings, embeddings, [task], weights, levels, {"alpha": chosen})

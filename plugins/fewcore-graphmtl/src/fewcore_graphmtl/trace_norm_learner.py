@@ -76,7 +76,7 @@ class TraceNormMtl:
             for task, (own, level) in enumerate(fitted(designs, found.w)):
                 weights[task], levels[task] = own, level
             run.log(objective=found.objective, rank=float(torch.linalg.matrix_rank(found.w, rtol=1e-9)))
-        return predictor_of(embeddings, tasks, weights, levels, {"rho": rho})
+        return predictor_of(LinearRatings, embeddings, tasks, weights, levels, {"rho": rho})
 
     def _fit_all(self, tasks: Sequence[Task], candidates: Sequence[float], run: Run) -> list[Fitted]:
         designs = designs_of(tasks, "none", self.intercept)
