@@ -14,8 +14,8 @@ from sklearn.linear_model import Ridge as PeerRidge
 from fewcore import DataError, Embeddings, ImageSet, ImageSpec, Run, Target
 from fewcore_graphmtl.constant import Constant
 from fewcore_graphmtl.graph_mtl import GraphMtl
+from fewcore_graphmtl.graph_ratings import GraphRatings
 from fewcore_graphmtl.lasso import Lasso
-from fewcore_graphmtl.linear_ratings import LinearRatings
 from fewcore_graphmtl.ratings import design, task_of
 from fewcore_graphmtl.ridge import Ridge, _path
 from fewcore_graphmtl.trace_norm_learner import TraceNormMtl
@@ -400,7 +400,7 @@ def test_one_task_is_enough():
     for component in (GraphMtl(without=NAMES[1:]), TraceNormMtl(without=NAMES[1:], rho=1.0)):
         found = learn(component, images)
         assert found.names == ("malignancy",)
-        assert found.edges == ()
+        assert getattr(found, "edges", ()) == ()
         assert error_of(found, images) < 0.5
 
 
@@ -423,6 +423,6 @@ def test_the_graph_is_kept_when_saved():
     images = cohort(300)
     found = learn(GraphMtl(threshold=0.8), images)
     arrays, meta = found.to_arrays()
-    again = LinearRatings.from_arrays(arrays, meta, {"embeddings": embedded(images)})
+    again = GraphRatings.from_arrays(arrays, meta, {"embeddings": embedded(images)})
     assert again.edges == found.edges != ()
     np.testing.assert_array_equal(again.predict(images, Run()).values, found.predict(images, Run()).values)
