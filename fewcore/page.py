@@ -79,11 +79,17 @@ def sections_of(report: RunReport) -> list[Section]:
         Section("curves", "Curves", drawings=tuple(curve_drawings(report.reports))),
         Section("choice", "Choice on validation", tables=(candidate_table(report.candidates),)),
         _learning(report),
-        Section("data", "Data", tables=(facts_table("Data", report.data),), sheets=_sheets(pictures, "data")),
+        Section(
+            "data",
+            "Data",
+            tables=(facts_table("Data", report.data),),
+            drawings=_told(pictures, "histogram"),
+            sheets=_sheets(pictures, "data"),
+        ),
         Section("partitions", "Example partitions", sheets=_sheets(pictures, "partition")),
         Section("tasks", "Example tasks", sheets=_sheets(pictures, "tasks")),
         Section("map", "Map of the embedding", _captions(pictures), drawings=_maps(pictures)),
-        Section("models", "What the models learnt", _failed_drawings(pictures), drawings=_models(pictures)),
+        Section("models", "What the models learnt", _failed_drawings(pictures), drawings=_told(pictures, "model")),
         Section("stages", "Stages", tables=(stage_table(report.stages),)),
         _again(report),
     ]
@@ -134,9 +140,12 @@ def _maps(pictures: Sequence[Picture]) -> tuple[Drawing, ...]:
     return tuple(map_drawing(p) for p in pictures if p.points is not None and len(p.points))
 
 
-def _models(pictures: Sequence[Picture]) -> tuple[Drawing, ...]:
-    drawn = (p for p in pictures if p.kind == "model" and p.svg)
-    return tuple(Drawing(f"{p.stage}: {p.caption}", p.svg, f"{p.stage}: {p.caption}") for p in drawn)
+def _told(pictures: Sequence[Picture], kind: str) -> tuple[Drawing, ...]:
+    drawn = [
+        (p.caption if kind == "histogram" else f"{p.stage}: {p.caption}", p.svg) for p in pictures if p.kind == kind
+    ]
+    # Two data sets of the same images, volumes and their slices, have one histogram.
+    return tuple(Drawing(told, svg, told) for told, svg in dict(drawn).items() if svg)
 
 
 def _failed_drawings(pictures: Sequence[Picture]) -> tuple[str, ...]:

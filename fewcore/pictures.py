@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from fewcore.contracts import Array
 from fewcore.drawing import draw as drawn
 from fewcore.errors import FewcoreError
+from fewcore.rating_pictures import rating_pictures
 from fewcore.report import Picture
 from fewcore.seeds import child_seed, numpy_generator
 from fewcore.session import Node, Session
@@ -24,17 +25,15 @@ POINTS, CLASSES = 1500, 10
 
 def pictures(session: Session, nodes: Mapping[str, Node]) -> tuple[Picture, ...]:
     """Return the pictures of one cell. A stage whose result is missing has no picture."""
-    made = []
+    made: list[Picture] = []
     for node in nodes.values():
         draw = DRAWN.get(node.stage.kind)
         if draw is None or node.stage.split != "train":
             continue
         try:
-            picture = draw(session, node)
+            made += draw(session, node)
         except FewcoreError:
             continue  # the failure itself is reported with its stage
-        if picture is not None:
-            made.append(picture)
     return tuple(made)
 
 
@@ -42,21 +41,21 @@ def _rng(node: Node) -> np.random.Generator:
     return numpy_generator(child_seed(0, "pictures", node.stage.kind))
 
 
-def _data(session: Session, node: Node) -> Picture:
+def _data(session: Session, node: Node) -> list[Picture]:
     table = session.table(node)
     rows = np.concatenate([np.sort(_rng(node).permutation(r)[:PER_PART]) for r in table.rows.values()])
     groups = np.concatenate([np.full(min(PER_PART, len(r)), i) for i, r in enumerate(table.rows.values())])
     caption = "Images of each split, drawn at random."
-    return Picture(
-        "data", "Images", node.stage.name, caption, _cut(table.images.images, rows), groups, tuple(table.rows)
-    )
+    pixels = _cut(table.images.images, rows)
+    sample = Picture("data", "Images", node.stage.name, caption, pixels, groups, tuple(table.rows))
+    return [sample, *rating_pictures(table.images, node.stage.name, _rng(node))]
 
 
 def _cut(images: Array, rows: Array) -> Array:
     return np.asarray(images[rows])
 
 
-def _partition(session: Session, node: Node) -> Picture:
+def _partition(session: Session, node: Node) -> list[Picture]:
     partitions = session.value(node)
     images = session.table(node.others[node.stage.data]).images
     rng = _rng(node)
@@ -68,10 +67,10 @@ def _partition(session: Session, node: Node) -> Picture:
     groups = np.repeat(np.arange(len(chosen)), [len(m) for m in members])
     names = tuple(partitions.names[p] if p < len(partitions.names) else f"part {p}" for p in chosen)
     caption = f"{len(chosen)} of {len(present)} parts of the first of {len(partitions)} partitions, drawn at random."
-    return Picture("partition", "Parts", node.stage.name, caption, _cut(images.images, rows), groups, names)
+    return [Picture("partition", "Parts", node.stage.name, caption, _cut(images.images, rows), groups, names)]
 
 
-def _tasks(session: Session, node: Node) -> Picture:
+def _tasks(session: Session, node: Node) -> list[Picture]:
     batch = session.value(node).start().draw(TASKS)
     table = session.table(node.others[node.stage.data])
     ids = table.view("train", "nothing").ids
@@ -92,17 +91,19 @@ def _tasks(session: Session, node: Node) -> Picture:
         f"{TASKS} training tasks, {shown} of {batch.n_way} classes each: {batch.n_shot} support images, then queries."
     )
     pixels = _cut(table.images.images, ids[np.array(rows)])
-    return Picture("tasks", "Tasks", node.stage.name, caption, pixels, np.array(groups), tuple(names), np.array(roles))
+    return [
+        Picture("tasks", "Tasks", node.stage.name, caption, pixels, np.array(groups), tuple(names), np.array(roles))
+    ]
 
 
-def _map(session: Session, node: Node) -> Picture | None:
+def _map(session: Session, node: Node) -> list[Picture]:
     data = node.others[node.stage.data]
     table = session.table(data)
     split = "validation" if "validation" in table.rows else "train"
     rows = table.rows[split]
     vectors = np.asarray(session.vectors(node, data)[rows], dtype=np.float64)
     if vectors.ndim != 2 or vectors.shape[1] < 2:
-        return None
+        return []
     labels = table.images.labels[rows] if table.images.target else np.full(len(rows), -1)
     rng = _rng(node)
     classes = rng.permutation(np.unique(labels[labels >= 0]))[:CLASSES]
@@ -116,14 +117,16 @@ def _map(session: Session, node: Node) -> Picture | None:
     caption = f"The two main directions of {len(pick)} {split} vectors ({vectors.shape[1]}-d)." + (
         f" Colours are {len(classes)} true classes, which are used for this picture and nowhere else." if names else ""
     )
-    return Picture("map", "Map of the embedding", node.stage.name, caption, groups=groups, labels=names, points=points)
+    return [
+        Picture("map", "Map of the embedding", node.stage.name, caption, groups=groups, labels=names, points=points)
+    ]
 
 
-def _model(session: Session, node: Node) -> Picture | None:
+def _model(session: Session, node: Node) -> list[Picture]:
     """Let a model draw itself, where it can; a drawing that fails is told and harms nothing."""
     model = session.value(node)
     if not hasattr(model, "draw"):
-        return None
+        return []
     captions: list[str] = []
 
     def paint(axes: Axes) -> None:
@@ -133,11 +136,11 @@ def _model(session: Session, node: Node) -> Picture | None:
         svg = drawn(paint, height=3.6)
     except Exception as error:  # a stranger's code: whatever it raises
         who = node.stage.offer.distribution
-        return Picture("model", "Model", node.stage.name, f"{who} could not draw it: {type(error).__name__}: {error}")
-    return Picture("model", "Model", node.stage.name, captions[0], svg=svg)
+        return [Picture("model", "Model", node.stage.name, f"{who} could not draw it: {type(error).__name__}: {error}")]
+    return [Picture("model", "Model", node.stage.name, captions[0], svg=svg)]
 
 
-DRAWN: dict[str, Callable[[Session, Node], Picture | None]] = {
+DRAWN: dict[str, Callable[[Session, Node], list[Picture]]] = {
     "dataset": _data,
     "embedder": _map,
     "partitioner": _partition,

@@ -59,10 +59,10 @@ class StageRecord:
 class Picture:
     """A small sample of data for the page.
 
-    `kind` is `partition`, `tasks`, `map`, `data` or `model`. `images` (m, c, h, w) or (m, c, d, h, w), of which the middle slice
+    `kind` is `partition`, `tasks`, `map`, `data`, `histogram` or `model`. `images` (m, c, h, w) or (m, c, d, h, w), of which the middle slice
     is shown; `groups` (m,) the part, class or split of each, -1 for none, counted into `labels`; `roles` (m,) 0 for
     support and 1 for query; `points` (m, 2) the place of each in the map of an embedding;
-    `svg` what a model drew of itself.
+    `svg` a drawing, such as what a model drew of itself.
     """
 
     kind: str

@@ -333,3 +333,18 @@ def test_a_model_that_can_draw_itself_is_drawn_and_one_that_fails_harms_nothing(
     (picture,) = drawn()
     assert not picture.svg
     assert "could not draw it: RuntimeError: no ink" in picture.caption
+
+
+def test_ratings_are_shown_by_level(ran):
+    first = ran("f")
+    shown = [p for p in pictures(first.session, first.cells[0]) if p.stage == "data"]
+    images = first.table().images
+    target = next(t for t in images.targets.values() if t.kind == "ratings")
+    sheets = {p.title: p for p in shown if p.kind == "data"}
+    assert set(sheets) == {"Images", *(f"By {name}" for name in target.names)}
+    assert len([p for p in shown if p.kind == "histogram" and p.svg]) == len(target.names)
+    sheet, name = sheets[f"By {target.names[0]}"], target.names[0]
+    means = np.nanmean(target.values[:, :, target.names.index(name)], 1)
+    place = {image.tobytes(): row for row, image in enumerate(images.images)}
+    level = [int(np.floor(means[place[image.tobytes()]] + 0.5)) for image in sheet.images]
+    assert [int(sheet.labels[group].split()[0]) for group in sheet.groups] == level
