@@ -45,7 +45,7 @@ def warn_of_literal(mode: Mode) -> None:
     if mode.startswith("literal"):
         warnings.warn(
             f"inconsistency: {mode}: training adds the readers' disagreement to every feature, which is unknown when "
-            "predicting; errors on new images grow (inverse-weight does not do that)",
+            "predicting; errors on new images grow (inverse-weight and none do not do that)",
             UserWarning,
             stacklevel=3,
         )
