@@ -286,7 +286,9 @@ def test_f_features_differ_by_target_and_come_from_slices(ran):
     slices = first.table(0, "slices").view("train", "nothing")
     assert slices.images.ndim == 4
     assert first.table(0).images.images.ndim == 5
-    np.testing.assert_array_equal(gist.vectors, first.value("gist").embed(slices, first.session.run_for(nodes["gist"])))
+    # All rows are embedded at once and cut: a product of other rows may round otherwise.
+    again = first.value("gist").embed(slices, first.session.run_for(nodes["gist"]))
+    np.testing.assert_allclose(gist.vectors, again, rtol=1e-4, atol=1e-4)
     tolerance = first.row(stage="c3d-lasso", metric="tolerance_accuracy").value
     assert tolerance > first.row(stage="constant", metric="tolerance_accuracy", attribute="malignancy").value
 

@@ -127,9 +127,9 @@ def test_without_a_graph_tasks_are_the_lassos_of_scikit_learn(n, d):
 
 def test_a_strong_graph_gives_equal_columns():
     x, y = problem(4, 30, 6)
-    w, _ = srmtl(x, y, complete(4), 1e7, 0.0, tol=1e-10)
+    w, _ = srmtl(x, y, complete(4), 1e5, 0.0, tol=1e-7)
     together = np.linalg.lstsq(np.concatenate(x), np.concatenate(y))[0]
-    np.testing.assert_allclose(w, np.tile(together[:, None], 4), atol=1e-4)
+    np.testing.assert_allclose(w, np.tile(together[:, None], 4), atol=1e-3)
 
 
 def test_the_papers_scale_has_no_half():
