@@ -17,7 +17,15 @@ from fewcore_graphmtl.fista import Solution
 from fewcore_graphmtl.graph_ratings import GraphRatings
 from fewcore_graphmtl.inconsistency import warn_of_literal
 from fewcore_graphmtl.least_squares import TaskSquares, laplacian
-from fewcore_graphmtl.multi_task import check_solved, designs_of, fitted, predictor_of, problem_of, tasks_of
+from fewcore_graphmtl.multi_task import (
+    check_solved,
+    check_without,
+    designs_of,
+    fitted,
+    predictor_of,
+    problem_of,
+    tasks_of,
+)
 from fewcore_graphmtl.ratings import Task, design
 from fewcore_graphmtl.structure import coefficient_correlation, graph_edges, own_coefficients, structure_matrix
 
@@ -38,20 +46,21 @@ class GraphMtl:
     are predicted, `attribute` first. Where the encoder makes features for each attribute, each is learnt and predicted
     from its own.
 
-    Readers' disagreement Psi (eq. 5): `inverse-weight` divides an image's squared error by it (weights of mean 1); `literal` adds it to every
-    feature in training, as the paper writes; `literal-mean-at-test` also adds its training mean when predicting; `none`
-    leaves it out. Psi is unknown when predicting, so that `literal` shifts features in training alone: it warns.
+    Readers' disagreement Psi (eq. 5): `inverse-weight` divides an image's squared error by it (weights of mean 1);
+    `literal` adds it to every feature in training, as the paper writes; `literal-mean-at-test` also adds its training
+    mean when predicting; `none` leaves it out. Psi is unknown when predicting, so that `literal` shifts features in
+    training alone: it warns.
 
     Source: S. Hussein, P. Kandel, C. W. Bolan, M. B. Wallace, U. Bagci: Lung and Pancreatic Tumor Characterization in
     the Deep Learning Era: Novel Supervised and Unsupervised Learning Approaches, IEEE TMI 38, 2019, arXiv:1801.03230,
     eq. 6; solver and recipe of the graph: J. Zhou, J. Chen, J. Ye: MALSAR, Arizona State University, 2012.
 
-    Differs from the paper: `none` is the default, since on LIDC the others bring nothing or harm. Features are scaled
-    to spread 1 on the training rows and
-    centred, and the mean score is added back (`intercept: none` leaves both out). The squared error has MALSAR's half
-    unless `paper_scale`. The paper names no threshold and no penalty for the graph: these are MALSAR's. Penalties of null
-    are chosen by cross-validation on the training patients, for the squared error of `attribute`, on the graph of all
-    training rows. The graph's coefficients are exact (LARS); MALSAR's descent stops before them.
+    Differs from the paper: `none` is the default, since on LIDC the others bring nothing or harm. Features are scaled to
+    spread 1 on the training rows and centred, and the mean score is added back (`intercept: none` leaves both out). The
+    squared error has MALSAR's half unless `paper_scale`. The paper names no threshold and no penalty for the graph:
+    these are MALSAR's. Penalties of null are chosen by cross-validation on the training patients, for the squared error
+    of `attribute`, on the graph of all training rows. The graph's coefficients are exact (LARS); MALSAR's descent stops
+    before them.
 
     Raises:
         DataError: there are no ratings, the attribute or a name in `without` is not among them, vectors are not finite,
@@ -78,8 +87,7 @@ class GraphMtl:
     folds: int = option(5, "folds of cross-validation, where a penalty is null", low=2)
 
     def __post_init__(self) -> None:
-        if self.attribute in self.without:
-            raise ValueError(f"without: found '{self.attribute}', the attribute to predict; expected other attributes")
+        check_without(self.attribute, self.without)
 
     def learn(self, images: ImageSet, embeddings: Embeddings, run: Run) -> GraphRatings:
         """Return the predictor of all attributes, with the graph in its `facts`."""

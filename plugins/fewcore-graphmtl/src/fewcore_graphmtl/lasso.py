@@ -18,15 +18,20 @@ from fewcore_graphmtl.single_task import fit_one
 SHARES = np.logspace(-0.1, -3, 20)
 
 
+PATH_ROUNDS, LAST_ROUNDS = 5000, 100_000
+"""Rounds of coordinate descent at each penalty of cross-validation, and at the one that was chosen."""
+
+
 def _path(x: Array, y: Array, alphas: Sequence[float]) -> Array:
+    # In cross-validation an early end at a small penalty only costs that penalty a little.
+    rounds = LAST_ROUNDS if len(alphas) == 1 else PATH_ROUNDS
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         # Order is cyclic; the seed only keeps scikit-learn from drawing one that it does not use.
-        _, coefficients, _ = lasso_path(x, y, alphas=np.asarray(alphas), max_iter=5000, random_state=0)
-    # In cross-validation an early end at a small penalty only costs that penalty a little.
+        _, coefficients, _ = lasso_path(x, y, alphas=np.asarray(alphas), max_iter=rounds, random_state=0)
     if caught and len(alphas) == 1:
         raise NumericalError(
-            f"lasso: found no solution at alpha {alphas[0]:.3g} in 5000 rounds; expected one (raise alpha, or reduce the "
+            f"lasso: found no solution at alpha {alphas[0]:.3g} in {rounds} rounds; expected one (raise alpha, or reduce the "
             "features by whitening)"
         )
     return np.asarray(coefficients.T)
@@ -67,16 +72,4 @@ class Lasso:
 
     def learn(self, images: ImageSet, embeddings: Embeddings, run: Run) -> LinearRatings:
         """Return the predictor."""
-        return fit_one(
-            images,
-            embeddings,
-            run,
-            attribute=self.attribute,
-            feature=self.feature,
-            alpha=self.alpha,
-            intercept=self.intercept,
-            folds=self.folds,
-            path=_path,
-            grid=_grid,
-            who="lasso",
-        )
+        return fit_one(self, images, embeddings, run, _path, _grid, who="lasso")

@@ -64,6 +64,12 @@ def tasks_of(
     return tuple(found)
 
 
+def check_without(attribute: str, without: Sequence[str]) -> None:
+    """Raise ValueError where the attribute to predict is among those to leave out."""
+    if attribute in without:
+        raise ValueError(f"without: found '{attribute}', the attribute to predict; expected other attributes")
+
+
 def designs_of(tasks: Sequence[Task], mode: Mode, intercept: Intercept) -> list[Design]:
     """Return the problem of each task."""
     return [design(task, mode, intercept) for task in tasks]

@@ -62,16 +62,4 @@ class Ridge:
 
     def learn(self, images: ImageSet, embeddings: Embeddings, run: Run) -> LinearRatings:
         """Return the predictor."""
-        return fit_one(
-            images,
-            embeddings,
-            run,
-            attribute=self.attribute,
-            feature=self.feature,
-            alpha=self.alpha,
-            intercept=self.intercept,
-            folds=self.folds,
-            path=_path,
-            grid=_grid,
-            who="ridge",
-        )
+        return fit_one(self, images, embeddings, run, _path, _grid, who="ridge")

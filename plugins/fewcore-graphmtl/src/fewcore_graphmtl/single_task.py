@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -18,32 +19,37 @@ Grid = Callable[[Array, Array], list[float]]
 """From x (n, d) and y (n,) to the penalties among which to choose, the largest first."""
 
 
+class _OneTask(Protocol):
+    """The options that LASSO and ridge have in common."""
+
+    @property
+    def attribute(self) -> str: ...
+    @property
+    def feature(self) -> str: ...
+    @property
+    def alpha(self) -> float | None: ...
+    @property
+    def intercept(self) -> Intercept: ...
+    @property
+    def folds(self) -> int: ...
+
+
 def fit_one(
-    images: ImageSet,
-    embeddings: Embeddings,
-    run: Run,
-    *,
-    attribute: str,
-    feature: str,
-    alpha: float | None,
-    intercept: Intercept,
-    folds: int,
-    path: Path,
-    grid: Grid,
-    who: str,
+    options: _OneTask, images: ImageSet, embeddings: Embeddings, run: Run, path: Path, grid: Grid, *, who: str
 ) -> LinearRatings:
     """Return the predictor of one attribute from the features of `feature` (of the attribute itself where empty)."""
     check_rows(images, embeddings, who)
-    task = rated(task_of(images, embeddings, attribute, feature or attribute, who), attribute, images, who)
+    attribute = options.attribute
+    task = rated(task_of(images, embeddings, attribute, options.feature or attribute, who), attribute, images, who)
     check_learnable([task], who)
 
     def fit_all(tasks: Sequence[Task], alphas: Sequence[float]) -> list[Fitted]:
-        made = design(tasks[0], "none", intercept)
+        made = design(tasks[0], "none", options.intercept)
         return [[made.unscaled(w)] for w in path(made.x, made.y, alphas)]
 
-    whole = design(task, "none", intercept)
-    candidates = [alpha] if alpha is not None else grid(whole.x, whole.y)
-    chosen = best_candidate([task], candidates, fit_all, folds, run, who)
+    whole = design(task, "none", options.intercept)
+    candidates = [options.alpha] if options.alpha is not None else grid(whole.x, whole.y)
+    chosen = best_candidate([task], candidates, fit_all, options.folds, run, who)
     weights, levels = np.zeros((1, embeddings.vectors.shape[-1])), np.zeros(1)
     for _ in run.loop(1, name="solve", weights=weights, levels=levels):
         w = path(whole.x, whole.y, [chosen])[0]

@@ -13,7 +13,15 @@ from fewcore import Embeddings, ImageSet, Run, option
 from fewcore_graphmtl import trace_norm
 from fewcore_graphmtl.cross_validation import Fitted, best_candidate
 from fewcore_graphmtl.linear_ratings import LinearRatings
-from fewcore_graphmtl.multi_task import check_solved, designs_of, fitted, predictor_of, problem_of, tasks_of
+from fewcore_graphmtl.multi_task import (
+    check_solved,
+    check_without,
+    designs_of,
+    fitted,
+    predictor_of,
+    problem_of,
+    tasks_of,
+)
 from fewcore_graphmtl.ratings import Task
 
 RHO_SHARES = tuple(np.logspace(-0.25, -3, 8).tolist())
@@ -53,8 +61,7 @@ class TraceNormMtl:
     folds: int = option(5, "folds of cross-validation, where rho is null", low=2)
 
     def __post_init__(self) -> None:
-        if self.attribute in self.without:
-            raise ValueError(f"without: found '{self.attribute}', the attribute to predict; expected other attributes")
+        check_without(self.attribute, self.without)
 
     def learn(self, images: ImageSet, embeddings: Embeddings, run: Run) -> LinearRatings:
         """Return the predictor of all attributes."""

@@ -33,14 +33,4 @@ class ClusteringSVM:
     def learn(self, embeddings: Embeddings, partitions: Partitions, run: Run) -> KernelMachine:
         """Return the predictor of scores (n, k), of vectors (n, e) and a partition (n,) into k parts."""
         found = parted_rows("clustering-svm", embeddings, partitions, self.partition)
-        return fitted_machine(
-            embeddings,
-            found.vectors,
-            found.part,
-            found.k,
-            C=self.C,
-            kernel=self.kernel,
-            gamma=self.gamma,
-            standardise=self.standardise,
-            device=run.device,
-        )
+        return fitted_machine(self, embeddings, found.vectors, found.part, found.k, run.device)

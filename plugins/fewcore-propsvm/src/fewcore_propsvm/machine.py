@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -87,32 +87,36 @@ class KernelMachine:
         return cls(encoder, scaling, rows, coefficients, bias, meta["kernel"], meta["gamma"])
 
 
+class _MachineOptions(Protocol):
+    """The options that the machines trained on given classes have in common."""
+
+    @property
+    def C(self) -> float: ...
+    @property
+    def kernel(self) -> Kernel: ...
+    @property
+    def gamma(self) -> float | None: ...
+    @property
+    def standardise(self) -> bool: ...
+
+
 def fitted_machine(
-    embeddings: Embeddings,
-    vectors: Array,
-    labels: Array,
-    k: int,
-    *,
-    C: float,
-    kernel: Kernel,
-    gamma: float | None,
-    standardise: bool,
-    device: torch.device,
+    options: _MachineOptions, embeddings: Embeddings, vectors: Array, labels: Array, k: int, device: torch.device
 ) -> KernelMachine:
     """Return the machine for vectors (n, e) and labels (n,) from 0 to k - 1: each class against the rest.
 
     A class without a row gets the score -1 everywhere. `gamma` None is one over e.
     """
-    scaling = Scaling.of(vectors, standardise)
+    scaling = Scaling.of(vectors, options.standardise)
     rows = scaling(vectors)
-    width = gamma if gamma is not None else 1 / rows.shape[1]
+    width = options.gamma if options.gamma is not None else 1 / rows.shape[1]
     x = torch.from_numpy(rows).to(device)
-    solver = SVM(kernel_matrix(x, x, kernel, width))
+    solver = SVM(kernel_matrix(x, x, options.kernel, width))
     coefficients, bias = np.zeros((len(rows), k)), np.zeros(k)
     for c in (1,) if k == 2 else range(k):
         signs = torch.from_numpy(np.where(labels == c, 1.0, -1.0)).to(device)
-        found = solver.solve(signs, C)
+        found = solver.solve(signs, options.C)
         coefficients[:, c], bias[c] = found.beta.cpu().numpy(), found.bias
     if k == 2:
         coefficients[:, 0], bias[0] = -coefficients[:, 1], -bias[1]
-    return KernelMachine.of(embeddings, scaling, rows, coefficients, bias, kernel, width)
+    return KernelMachine.of(embeddings, scaling, rows, coefficients, bias, options.kernel, width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.preprocessing import StandardScaler
@@ -103,10 +103,11 @@ class Scaling:
 
     mean: Array
     scale: Array
-    arrays: Arrays = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "arrays", {"mean": self.mean, "scale": self.scale})
+    @property
+    def arrays(self) -> Arrays:
+        """Mean and scale by name, to be stored."""
+        return {"mean": self.mean, "scale": self.scale}
 
     @classmethod
     def of(cls, vectors: Array, standardise: bool) -> Scaling:

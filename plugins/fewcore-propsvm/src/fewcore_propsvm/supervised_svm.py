@@ -35,14 +35,4 @@ class SupervisedSVM:
         vectors, labels = found.vectors, found.labels
         if self.adasyn:
             vectors, labels = oversampled("svm", vectors, labels, run.rng)
-        return fitted_machine(
-            embeddings,
-            vectors,
-            labels,
-            found.k,
-            C=self.C,
-            kernel=self.kernel,
-            gamma=self.gamma,
-            standardise=self.standardise,
-            device=run.device,
-        )
+        return fitted_machine(self, embeddings, vectors, labels, found.k, run.device)
