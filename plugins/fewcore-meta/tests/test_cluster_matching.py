@@ -2,86 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from few_shot_samples import (
+    Flat,
+    assert_padding_changes_nothing,
+    assert_saved_answers_are_equal,
+    draw,
+    hidden,
+    make_images,
+    vectors_of,
+)
 
-from fewcore import DataError, Embeddings, ImageSet, ImageSpec, Partitions, Run, Target, TaskBatch
+from fewcore import DataError, Embeddings, ImageSet, ImageSpec, Partitions, Run, TaskBatch
 from fewcore_meta.cluster_matching import ClusterMatching
-
-
-class Flat:
-    """Pixels as vectors."""
-
-    dim = 6
-
-    def embed(self, images, run):
-        return images.images.reshape(len(images), -1).astype(np.float32)
-
-    def to_arrays(self):
-        return {}, {}
-
-
-def make_images(n_classes=8, each=12, dim=6, spread=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(n_classes), each)
-    centres = rng.normal(size=(n_classes, dim))
-    vectors = centres[labels] + spread * rng.normal(size=(len(labels), dim))
-    ids = np.arange(len(labels))
-    names = tuple(f"c{k}" for k in range(n_classes))
-    spec = ImageSpec((1, 1), dim, (-9, 9))
-    return ImageSet(
-        vectors.astype(np.float32)[:, :, None, None],
-        ids,
-        ids,
-        spec,
-        {"class": Target("class", labels, names)},
-        {},
-        "class",
-    )
-
-
-def draw(images, t, way, shot, n_query=5, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = images.labels
-    support, query = [], []
-    for _ in range(t):
-        classes = rng.permutation(labels.max() + 1)[:way]
-        rows = np.stack([rng.permutation(np.flatnonzero(labels == c))[: shot + n_query] for c in classes])
-        support.append(rows[:, :shot].ravel())
-        query.append(rows[:, shot:].ravel())
-
-    def tile(each):
-        return np.tile(np.repeat(np.arange(way), each), (t, 1))
-
-    return TaskBatch(np.array(support), tile(shot), np.array(query), tile(n_query), np.arange(t), way, shot)
-
-
-def hidden(batch):
-    return replace(batch, query_labels=np.full_like(batch.query_labels, -1))
-
-
-def vectors_of(images):
-    return Embeddings(Flat().embed(images, None), images.ids, Flat())
-
-
-def labelled(images, rows, labels, way):
-    target = Target("class", np.asarray(labels), tuple(f"k{i}" for i in range(way)))
-    return ImageSet(
-        images.images[rows], images.ids[rows], images.ids[rows], images.spec, {"class": target}, {}, "class"
-    )
-
-
-def plain(images, rows):
-    return ImageSet(images.images[rows], images.ids[rows], images.ids[rows], images.spec)
-
-
-def saved(value, **inputs):
-    arrays, meta = value.to_arrays()
-    return type(value).from_arrays(arrays, json.loads(json.dumps(meta)), inputs)
 
 
 def clusters(images, n=10, seed=0):
@@ -172,26 +107,14 @@ def test_only_the_first_partition_counts_and_empty_parts_have_no_centroid():
 def test_padding_scores_nothing_and_changes_nothing():
     images = make_images()
     batch = draw(images, 4, 3, 1)
-    padded = replace(batch, query=batch.query.copy())
-    padded.query[:, -3:] = -1
-    model = fit(images, clusters(images))
-    whole, cut = model.classify(hidden(batch), images, Run()), model.classify(hidden(padded), images, Run())
-    assert (cut[:, -3:] == 0).all()
-    np.testing.assert_array_equal(cut[:, :-3], whole[:, :-3])
+    assert_padding_changes_nothing(fit(images, clusters(images)), batch, images)
 
 
 def test_saved_model_and_predictor_answer_bit_for_bit():
     images = make_images()
     batch = hidden(draw(images, 6, 3, 2))
     model = fit(images, clusters(images))
-    inputs = {"embeddings": vectors_of(images)}
-    scores = model.classify(batch, images, Run())
-    np.testing.assert_array_equal(saved(model, **inputs).classify(batch, images, Run()), scores)
-    predictor = model.adapt(labelled(images, batch.support[0], batch.support_labels[0], 3), Run())
-    queries = plain(images, batch.query[0])
-    made = predictor.predict(queries, Run()).scores
-    np.testing.assert_array_equal(made, scores[0])
-    np.testing.assert_array_equal(saved(predictor, **inputs).predict(queries, Run()).scores, made)
+    assert_saved_answers_are_equal(model, batch, images, {"embeddings": vectors_of(images)})
 
 
 def test_partitions_of_other_rows_are_refused():

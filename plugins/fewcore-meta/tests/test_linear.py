@@ -2,99 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from few_shot_samples import (
+    Tasks,
+    assert_padding_changes_nothing,
+    assert_saved_answers_are_equal,
+    draw,
+    hidden,
+    make_images,
+    vectors_of,
+)
 
-from fewcore import Embeddings, ImageSet, ImageSpec, NumericalError, Run, Target, TaskBatch
+from fewcore import NumericalError, Run
 from fewcore_meta import logistic
 from fewcore_meta.linear import Linear
-
-
-class Flat:
-    """Pixels as vectors."""
-
-    dim = 6
-
-    def embed(self, images, run):
-        return images.images.reshape(len(images), -1).astype(np.float32)
-
-    def to_arrays(self):
-        return {}, {}
-
-
-class Tasks:
-    """A finite stream of given batches."""
-
-    def __init__(self, *batches):
-        self.n_way = tuple({b.n_way for b in batches})
-        self.n_shot = tuple({b.n_shot for b in batches})
-        self._batches = batches
-
-    def batches(self):
-        yield from self._batches
-
-
-def make_images(n_classes=8, each=12, dim=6, spread=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(n_classes), each)
-    centres = rng.normal(size=(n_classes, dim))
-    vectors = centres[labels] + spread * rng.normal(size=(len(labels), dim))
-    ids = np.arange(len(labels))
-    names = tuple(f"c{k}" for k in range(n_classes))
-    spec = ImageSpec((1, 1), dim, (-9, 9))
-    return ImageSet(
-        vectors.astype(np.float32)[:, :, None, None],
-        ids,
-        ids,
-        spec,
-        {"class": Target("class", labels, names)},
-        {},
-        "class",
-    )
-
-
-def draw(images, t, way, shot, n_query=5, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = images.labels
-    support, query = [], []
-    for _ in range(t):
-        classes = rng.permutation(labels.max() + 1)[:way]
-        rows = np.stack([rng.permutation(np.flatnonzero(labels == c))[: shot + n_query] for c in classes])
-        support.append(rows[:, :shot].ravel())
-        query.append(rows[:, shot:].ravel())
-
-    def tile(each):
-        return np.tile(np.repeat(np.arange(way), each), (t, 1))
-
-    return TaskBatch(np.array(support), tile(shot), np.array(query), tile(n_query), np.arange(t), way, shot)
-
-
-def hidden(batch):
-    return replace(batch, query_labels=np.full_like(batch.query_labels, -1))
-
-
-def vectors_of(images):
-    return Embeddings(Flat().embed(images, None), images.ids, Flat())
-
-
-def labelled(images, rows, labels, way):
-    target = Target("class", np.asarray(labels), tuple(f"k{i}" for i in range(way)))
-    return ImageSet(
-        images.images[rows], images.ids[rows], images.ids[rows], images.spec, {"class": target}, {}, "class"
-    )
-
-
-def plain(images, rows):
-    return ImageSet(images.images[rows], images.ids[rows], images.ids[rows], images.spec)
-
-
-def saved(value, **inputs):
-    arrays, meta = value.to_arrays()
-    return type(value).from_arrays(arrays, json.loads(json.dumps(meta)), inputs)
 
 
 def objective(support, labels, weights, bias, cost):
@@ -216,25 +141,14 @@ def test_validation_tasks_choose_c_by_way_and_shot():
 def test_padding_scores_nothing_and_changes_nothing():
     images = make_images()
     batch = draw(images, 4, 5, 1)
-    padded = replace(batch, query=batch.query.copy())
-    padded.query[:, -3:] = -1
-    whole, cut = (fit(images).classify(hidden(b), images, Run()) for b in (batch, padded))
-    assert (cut[:, -3:] == 0).all()
-    np.testing.assert_array_equal(cut[:, :-3], whole[:, :-3])
+    assert_padding_changes_nothing(fit(images), batch, images)
 
 
 def test_saved_model_and_predictor_answer_bit_for_bit():
     images = make_images()
     batch = hidden(draw(images, 6, 5, 2))
     model = fit(images, validation=images, validation_tasks=Tasks(draw(images, 20, 5, 2, seed=1)))
-    inputs = {"embeddings": vectors_of(images)}
-    scores = model.classify(batch, images, Run())
-    np.testing.assert_array_equal(saved(model, **inputs).classify(batch, images, Run()), scores)
-    predictor = model.adapt(labelled(images, batch.support[0], batch.support_labels[0], 5), Run())
-    queries = plain(images, batch.query[0])
-    made = predictor.predict(queries, Run()).scores
-    np.testing.assert_allclose(made, scores[0], atol=1e-3)
-    np.testing.assert_array_equal(saved(predictor, **inputs).predict(queries, Run()).scores, made)
+    assert_saved_answers_are_equal(model, batch, images, {"embeddings": vectors_of(images)}, atol=1e-3)
 
 
 @pytest.mark.parametrize("grid", [(), (1.0, 0.0)])

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from few_shot_samples import labelled, make_patterns
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fewcore import DataError, Gather, ImageSet, ImageSpec, Interrupted, Run, Target, TaskBatch
+from fewcore import DataError, Gather, Interrupted, Run, TaskBatch
 from fewcore_meta import maml
 from fewcore_meta.adaptation import AdaptedPredictor, TaskNetwork, mean_accuracy, task_accuracy, task_loss
 from fewcore_meta.conv4 import Conv4
@@ -23,16 +24,8 @@ NORMS = ("transductive", "support", "running")
 NET = Conv4(filters=4, n_blocks=2)
 
 
-def make_images(n_classes=12, each=14, side=8, noise=0.25, seed=0):
-    """Noisy copies of one random pattern a class."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(n_classes), each)
-    patterns = rng.random((n_classes, 1, side, side))
-    pixels = (patterns[labels] + noise * rng.normal(size=(len(labels), 1, side, side))).clip(0, 1)
-    ids = np.arange(len(labels))
-    target = Target("class", labels, tuple(f"c{k}" for k in range(n_classes)))
-    spec = ImageSpec((side, side), 1, (0, 1))
-    return ImageSet(pixels.astype(np.float32), ids, ids, spec, {"class": target}, {}, "class")
+def make_images(n_classes=12, each=14, seed=0):
+    return make_patterns(n_classes, each, noise=0.25, seed=seed)
 
 
 class Episodes:
@@ -302,29 +295,22 @@ def test_saved_models_and_predictors_give_the_same_scores(norm):
     assert again.norm == norm
     assert again.max_way == 3
     np.testing.assert_array_equal(again.classify(batch, images, Run()), model.classify(batch, images, Run()))
-    support = cut(images, batch.support[0], batch.support_labels[0])
+    support = labelled(images, batch.support[0], batch.support_labels[0], 3)
     predictor = model.adapt(support, Run())
     loaded = AdaptedPredictor.from_arrays(*predictor.to_arrays(), {"backbone": NET})
     np.testing.assert_array_equal(loaded.predict(images, Run()).scores, predictor.predict(images, Run()).scores)
-
-
-def cut(images, rows, labels):
-    target = Target("class", labels, ("a", "b", "c"))
-    return ImageSet(
-        images.images[rows], images.ids[rows], images.ids[rows], images.spec, {"class": target}, {}, "class"
-    )
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_adapt_and_classify_agree(norm):
     images = make_images()
     model, batch = train(images, norm=norm), Episodes(images, shot=2).at([7])
-    query = cut(images, batch.query[0], batch.query_labels[0])
-    predictor = model.adapt(cut(images, batch.support[0], batch.support_labels[0]), Run())
+    query = labelled(images, batch.query[0], batch.query_labels[0], 3)
+    predictor = model.adapt(labelled(images, batch.support[0], batch.support_labels[0], 3), Run())
     assert predictor.norm == norm
     scores = predictor.predict(query, Run()).scores
     np.testing.assert_allclose(scores, model.classify(batch, images, Run())[0], atol=1e-4)
-    alone = predictor.predict(cut(images, batch.query[0][:1], batch.query_labels[0][:1]), Run()).scores
+    alone = predictor.predict(labelled(images, batch.query[0][:1], batch.query_labels[0][:1], 3), Run()).scores
     assert np.allclose(alone, scores[:1], atol=1e-4) == (norm != "transductive")
 
 
@@ -394,7 +380,7 @@ def test_a_support_set_without_labels_and_a_headless_backbone_are_refused():
     images = make_images()
     model, batch = train(images), Episodes(images).at([0])
     with pytest.raises(DataError) as caught:
-        model.adapt(cut(images, batch.support[0], np.full(3, -1)), Run())
+        model.adapt(labelled(images, batch.support[0], np.full(3, -1), 3), Run())
     assert str(caught.value) == "adapt: found no image with a known class; expected some of each class"
     with pytest.raises(DataError) as caught:
         TaskNetwork(NET.build(images.shape, 0, torch.Generator()), head_only=True)

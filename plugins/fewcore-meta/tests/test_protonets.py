@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,78 +9,21 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from few_shot_samples import (
+    Tasks,
+    assert_saved_answers_are_equal,
+    draw,
+    hidden,
+    image_set,
+    labelled,
+    make_images,
+    saved,
+)
 from torch import nn
 
-from fewcore import DataError, ImageSet, ImageSpec, Interrupted, PipelineError, Run, Target, TaskBatch
+from fewcore import DataError, ImageSpec, Interrupted, PipelineError, Run
 from fewcore_meta.batch_norm import statistics_of_first
 from fewcore_meta.protonets import ProtoNets, _prototypes, _scores
-
-
-class Tasks:
-    """A finite stream of given batches."""
-
-    def __init__(self, *batches):
-        self.n_way = tuple({b.n_way for b in batches})
-        self.n_shot = tuple({b.n_shot for b in batches})
-        self._batches = batches
-
-    def batches(self):
-        yield from self._batches
-
-
-def make_images(n_classes=8, each=12, dim=6, spread=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(n_classes), each)
-    centres = rng.normal(size=(n_classes, dim))
-    vectors = centres[labels] + spread * rng.normal(size=(len(labels), dim))
-    ids = np.arange(len(labels))
-    names = tuple(f"c{k}" for k in range(n_classes))
-    spec = ImageSpec((1, 1), dim, (-9, 9))
-    return ImageSet(
-        vectors.astype(np.float32)[:, :, None, None],
-        ids,
-        ids,
-        spec,
-        {"class": Target("class", labels, names)},
-        {},
-        "class",
-    )
-
-
-def draw(images, t, way, shot, n_query=5, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = images.labels
-    support, query = [], []
-    for _ in range(t):
-        classes = rng.permutation(labels.max() + 1)[:way]
-        rows = np.stack([rng.permutation(np.flatnonzero(labels == c))[: shot + n_query] for c in classes])
-        support.append(rows[:, :shot].ravel())
-        query.append(rows[:, shot:].ravel())
-
-    def tile(each):
-        return np.tile(np.repeat(np.arange(way), each), (t, 1))
-
-    return TaskBatch(np.array(support), tile(shot), np.array(query), tile(n_query), np.arange(t), way, shot)
-
-
-def hidden(batch):
-    return replace(batch, query_labels=np.full_like(batch.query_labels, -1))
-
-
-def labelled(images, rows, labels, way):
-    target = Target("class", np.asarray(labels), tuple(f"k{i}" for i in range(way)))
-    return ImageSet(
-        images.images[rows], images.ids[rows], images.ids[rows], images.spec, {"class": target}, {}, "class"
-    )
-
-
-def plain(images, rows):
-    return ImageSet(images.images[rows], images.ids[rows], images.ids[rows], images.spec)
-
-
-def saved(value, **inputs):
-    arrays, meta = value.to_arrays()
-    return type(value).from_arrays(arrays, json.loads(json.dumps(meta)), inputs)
 
 
 class Stream(Tasks):
@@ -385,16 +327,8 @@ def test_saved_model_and_predictor_answer_bit_for_bit(norm):
     images = make_images()
     model = train(images, norm=norm)
     batch = hidden(draw(images, 4, 3, 2))
-    inputs = {"backbone": Tiny()}
-    scores = model.classify(batch, images, Run())
-    again = saved(model, **inputs)
-    assert again.norm == norm
-    np.testing.assert_array_equal(again.classify(batch, images, Run()), scores)
-    predictor = model.adapt(labelled(images, batch.support[0], batch.support_labels[0], 3), Run())
-    queries = plain(images, batch.query[0])
-    made = predictor.predict(queries, Run()).scores
-    np.testing.assert_allclose(made, scores[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(saved(predictor, **inputs).predict(queries, Run()).scores, made)
+    assert model.norm == norm
+    assert_saved_answers_are_equal(model, batch, images, {"backbone": Tiny()}, rtol=1e-4, atol=1e-5)
 
 
 def test_adapt_refuses_a_class_without_images():
@@ -409,18 +343,7 @@ def test_it_learns_to_pass_over_what_does_not_tell_the_class():
     labels = np.repeat(np.arange(60), 12)
     vectors = rng.normal(size=(720, 32)) * 2
     vectors[:, :2] = (rng.normal(size=(60, 2)) * 3)[labels] + 0.1 * rng.normal(size=(720, 2))
-    ids = np.arange(720)
-    names = tuple(str(k) for k in range(60))
-    spec = ImageSpec((1, 1), 32, (-9, 9))
-    images = ImageSet(
-        vectors.astype(np.float32)[:, :, None, None],
-        ids,
-        ids,
-        spec,
-        {"class": Target("class", labels, names)},
-        {},
-        "class",
-    )
+    images = image_set(vectors[:, :, None, None], labels, (-9, 9))
     batch = draw(images, 100, 5, 1)
     kept, right = {}, {}
     for n in (1, 400):

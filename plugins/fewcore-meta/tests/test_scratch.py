@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import few_shot_samples
 import numpy as np
 import pytest
 import torch
+from few_shot_samples import Tasks, labelled, make_patterns
 from torch.nn import functional
 
-from fewcore import DataError, ImageSet, ImageSpec, Interrupted, Run, Target, TaskBatch, child_seed, torch_generator
+from fewcore import DataError, Interrupted, Run, TaskBatch, child_seed, torch_generator
 from fewcore_meta import scratch
 from fewcore_meta.adaptation import AdaptedPredictor, mean_accuracy
 from fewcore_meta.conv4 import Conv4
@@ -19,52 +21,17 @@ from fewcore_meta.scratch import Scratch, ScratchModel
 NET = Conv4(filters=4, n_blocks=2)
 
 
-def make_images(n_classes=8, each=12, side=8, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(n_classes), each)
-    pixels = rng.random((n_classes, 1, side, side))[labels] + 0.2 * rng.normal(size=(len(labels), 1, side, side))
-    ids = np.arange(len(labels))
-    target = Target("class", labels, tuple(f"c{k}" for k in range(n_classes)))
-    spec = ImageSpec((side, side), 1, (0, 1))
-    return ImageSet(pixels.astype(np.float32), ids, ids, spec, {"class": target}, {}, "class")
-
-
-def draw(images, t=6, way=3, shot=2, n_query=3, seed=0):
-    rng, rows = np.random.default_rng(seed), []
-    for _ in range(t):
-        classes = rng.permutation(images.labels.max() + 1)[:way]
-        rows.append([rng.permutation(np.flatnonzero(images.labels == c))[: shot + n_query] for c in classes])
-    rows = np.array(rows)
-    labels = np.broadcast_to(np.arange(way)[None, :, None], rows.shape)
-    parts = [v[:, :, cut].reshape(t, -1) for cut in (slice(shot), slice(shot, None)) for v in (rows, labels)]
-    return TaskBatch(*parts, np.arange(t), way, shot)
-
-
-class Tasks:
-    """A finite stream of given batches."""
-
-    def __init__(self, *batches):
-        self.n_way, self.n_shot = tuple({b.n_way for b in batches}), tuple({b.n_shot for b in batches})
-        self._batches = batches
-
-    def batches(self):
-        yield from self._batches
+def draw(images, t=6, way=3, shot=2, n_query=3):
+    return few_shot_samples.draw(images, t, way, shot, n_query)
 
 
 def fit(images, seed=0, validation=None, tasks=None, **options):
     return Scratch(**{"steps": 10, **options}).meta_train(images, NET, Run(seed), validation, tasks)
 
 
-def cut(images, rows, labels):
-    target = Target("class", labels, ("a", "b", "c"))
-    return ImageSet(
-        images.images[rows], images.ids[rows], images.ids[rows], images.spec, {"class": target}, {}, "class"
-    )
-
-
 @pytest.mark.parametrize("norm", ["transductive", "support"])
 def test_scores_are_those_of_a_loop_over_tasks_and_steps(norm):
-    images = make_images()
+    images = make_patterns()
     model, batch = fit(images, norm=norm, steps=4, learning_rate=0.05), draw(images)
     scores, (_, meta) = model.classify(batch, images, Run()), model.to_arrays()
     pixels = torch.from_numpy(images.images)
@@ -88,7 +55,7 @@ def test_scores_are_those_of_a_loop_over_tasks_and_steps(norm):
 
 
 def test_each_task_starts_from_weights_of_its_own_that_its_number_decides(monkeypatch):
-    images = make_images()
+    images = make_patterns()
     batch = draw(images)
     same = TaskBatch(
         *(np.repeat(getattr(batch, n)[:1], 6, 0) for n in ("support", "support_labels", "query", "query_labels")),
@@ -108,7 +75,7 @@ def test_each_task_starts_from_weights_of_its_own_that_its_number_decides(monkey
 
 def test_classifying_shows_progress_and_can_be_stopped(monkeypatch):
     monkeypatch.setattr(scratch, "VALUES_AT_ONCE", 1)
-    images, shown = make_images(), []
+    images, shown = make_patterns(), []
     model, batch = fit(images), draw(images)
 
     class Sink:
@@ -122,7 +89,7 @@ def test_classifying_shows_progress_and_can_be_stopped(monkeypatch):
 
 
 def test_a_seed_decides_everything_and_global_randomness_is_untouched():
-    images = make_images()
+    images = make_patterns()
     batch, before = draw(images), torch.get_rng_state()
     scores = fit(images).classify(batch, images, Run())
     np.testing.assert_array_equal(fit(images).classify(batch, images, Run(seed=7)), scores)
@@ -131,7 +98,7 @@ def test_a_seed_decides_everything_and_global_randomness_is_untouched():
 
 
 def test_padding_is_as_if_it_were_not_there():
-    images = make_images()
+    images = make_patterns()
     model, batch = fit(images), draw(images)
     wide = {n: np.pad(getattr(batch, n), ((0, 0), (0, 4)), constant_values=-1) for n in ("query", "query_labels")}
     scores = model.classify(replace(batch, **wide), images, Run())
@@ -140,7 +107,7 @@ def test_padding_is_as_if_it_were_not_there():
 
 
 def test_the_learning_rate_is_chosen_for_each_way_and_shot():
-    images, other = make_images(), make_images(seed=1)
+    images, other = make_patterns(), make_patterns(seed=1)
     one, two = draw(other, 12, 3, 1), draw(other, 12, 2, 2)
     model = fit(images, validation=other, tasks=Tasks(one, two), rates=(0.0, 0.03, 0.3))
     for batch in (one, two):
@@ -154,21 +121,21 @@ def test_the_learning_rate_is_chosen_for_each_way_and_shot():
 
 
 def test_saved_models_and_predictors_give_the_same_scores():
-    images, other = make_images(), make_images(seed=1)
+    images, other = make_patterns(), make_patterns(seed=1)
     model, batch = fit(images, validation=other, tasks=Tasks(draw(other, 5))), draw(images)
     arrays, meta = model.to_arrays()
     again = ScratchModel.from_arrays(arrays, json.loads(json.dumps(meta)), {"backbone": NET})
     assert again.rates == model.rates
     assert again.norm == "transductive"
     np.testing.assert_array_equal(again.classify(batch, images, Run()), model.classify(batch, images, Run()))
-    predictor = model.adapt(cut(images, batch.support[0], batch.support_labels[0]), Run())
+    predictor = model.adapt(labelled(images, batch.support[0], batch.support_labels[0], 3), Run())
     arrays, meta = predictor.to_arrays()
     loaded = AdaptedPredictor.from_arrays(arrays, json.loads(json.dumps(meta)), {"backbone": NET})
     np.testing.assert_array_equal(loaded.predict(images, Run()).scores, predictor.predict(images, Run()).scores)
 
 
 def test_training_beats_chance_and_no_training():
-    images = make_images()
+    images = make_patterns()
     batch = draw(images, 40, 3, 3)
     trained, raw = (mean_accuracy(fit(images, steps=s).classify(batch, images, Run()), batch) for s in (40, 0))
     assert trained > 1 / 3 + 0.25
@@ -180,9 +147,9 @@ def test_wrong_options_and_unlabelled_support_sets_are_refused():
         Scratch(rates=(0.1, -1.0))
     with pytest.raises(ValueError, match=r"^rates: found \[\]; expected at least one number, none below 0$"):
         Scratch(rates=())
-    images = make_images()
+    images = make_patterns()
     with pytest.raises(DataError) as caught:
-        fit(images).adapt(cut(images, np.arange(3), np.full(3, -1)), Run())
+        fit(images).adapt(labelled(images, np.arange(3), np.full(3, -1), 3), Run())
     assert str(caught.value) == "adapt: found no image with a known class; expected some of each class"
 
 
@@ -190,7 +157,7 @@ def test_wrong_options_and_unlabelled_support_sets_are_refused():
 def test_cuda_agrees_with_the_cpu():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device: training from scratch on a GPU is not compared with the CPU's")
-    images = make_images()
+    images = make_patterns()
     batch, scores = draw(images), []
     for device in ("cpu", "cuda"):
         run = Run(device=device)
