@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from fewcore import DataError, ImageSet, ImageSpec, Run, torch_generator
 from fewcore_embed.c3d import C3d, C3dEncoder
-from fewcore_embed.c3d_network import C3dNetwork, draw_weights, grid
+from fewcore_embed.c3d_network import C3dNetwork, grid
+from fewcore_embed.layers import draw_weights
 from fewcore_embed.prepare import resized_volume
 
 WIDTH = 1 / 64

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from fewcore import DataError, ImageSet, ImageSpec, Interrupted, NumericalError, Run, Target, torch_generator
 from fewcore_embed.binary_targets import questions
-from fewcore_embed.c3d_network import C3dClassifier, C3dNetwork, draw_weights
+from fewcore_embed.c3d_network import C3dClassifier, C3dNetwork
 from fewcore_embed.c3d_tuned import C3dTuned, TunedC3dEncoder, flipped, rows_of_step
+from fewcore_embed.layers import draw_weights
 
 SMALL = {"width": 1 / 32, "epochs": 1}
 N = 48

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewcore import Array, Arrays, Gather, ImageSet, Meta, Run, option, torch_generator
+from fewcore import Array, Arrays, ImageSet, Meta, Run, option, torch_generator
 from fewcore_embed import weights as files
-from fewcore_embed.c3d_network import FEATURES, LEAST_SIZE, SIZE, C3dNetwork, draw_weights, n_units
+from fewcore_embed.batches import embedded
+from fewcore_embed.c3d_network import FEATURES, LEAST_SIZE, SIZE, C3dNetwork
+from fewcore_embed.layers import draw_weights, n_units
 from fewcore_embed.prepare import check_channels, check_images, in_unit_range, resized_volume
 
 EMBED_BATCH = 32
@@ -81,18 +83,15 @@ def check_size(size: tuple[int, int, int] | None, value_range: tuple[float, floa
         raise ValueError(f"value_range: found {list(value_range)}; expected [low, high] with low < high")
 
 
-@torch.no_grad()
 def features_of(networks: list[C3dNetwork], images: ImageSet, settings: C3dSettings, run: Run, method: str) -> Array:
     """Return the features (n, m, e) float32 that m networks see in images."""
-    gather = Gather(images, run.device)
     networks = [network.to(run.device).eval() for network in networks]
-    vectors = np.empty((len(images), len(networks), settings.dim), np.float32)
-    for start in run.track(range(0, len(images), EMBED_BATCH), name="embed"):
-        rows = np.arange(start, min(start + EMBED_BATCH, len(images)))
-        x = settings.prepared(gather(rows), images, method)
-        for i, network in enumerate(networks):
-            vectors[rows, i] = network(x).cpu().numpy()
-    return vectors
+
+    def features(x: torch.Tensor) -> torch.Tensor:
+        x = settings.prepared(x, images, method)
+        return torch.stack([network(x) for network in networks], 1)
+
+    return embedded(images, run, EMBED_BATCH, (len(networks), settings.dim), features)
 
 
 class C3dEncoder:

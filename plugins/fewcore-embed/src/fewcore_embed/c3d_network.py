@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fewcore_embed.layers import Dense, n_units
+
 FILTERS = {
     "conv1": 64,
     "conv2": 128,
@@ -37,18 +39,6 @@ class Kernel(nn.Conv3d):
 
     def reset_parameters(self) -> None:
         """Draw nothing: torch would draw from global random state."""
-
-
-class Dense(nn.Linear):
-    """A fully connected layer, its weights still to be drawn or loaded."""
-
-    def reset_parameters(self) -> None:
-        """Draw nothing."""
-
-
-def n_units(units: int, width: float) -> int:
-    """Return the number of filters or units of a layer at a width."""
-    return max(1, round(units * width))
 
 
 def _pooled(x: torch.Tensor, after: str) -> torch.Tensor:
@@ -111,12 +101,3 @@ class C3dClassifier(nn.Module):
         x = F.relu(self.fc7(x)) * kept[1] / (1 - DROPOUT)
         logits: torch.Tensor = self.fc8(x)[:, 0]
         return logits
-
-
-def draw_weights(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw every kernel from N(0, 2 / fan_in); biases are zero."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv3d | nn.Linear):
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.weight[0].numel()), generator=generator)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)

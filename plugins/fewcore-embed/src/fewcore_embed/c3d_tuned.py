@@ -29,7 +29,8 @@ from fewcore import (
 from fewcore_embed import weights as files
 from fewcore_embed.binary_targets import PER_ATTRIBUTE, Question, questions
 from fewcore_embed.c3d import EMBED_BATCH, C3dSettings, check_size, check_volumes, features_of, network_from_file
-from fewcore_embed.c3d_network import DROPOUT, SIZE, C3dClassifier, C3dNetwork, draw_weights
+from fewcore_embed.c3d_network import DROPOUT, SIZE, C3dClassifier, C3dNetwork
+from fewcore_embed.layers import draw_weights
 
 METHOD = "c3d-tuned"
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from fewcore import Array, Arrays, Gather, ImageSet, Meta, Run, option
+from fewcore import Array, Arrays, ImageSet, Meta, Run, option
+from fewcore_embed.batches import embedded
 from fewcore_embed.prepare import check_finite, check_images, grey, resized, squared
 
 PREFILTER_MARGIN = 5
@@ -128,7 +129,6 @@ class GistEncoder:
         """Number of filters times number of blocks; 512 by default."""
         return sum(self.settings.orientations) * self.settings.n_blocks**2
 
-    @torch.no_grad()
     def embed(self, images: ImageSet, run: Run) -> Array:
         """Return the descriptors, (n, e) float32, computed in float64.
 
@@ -137,16 +137,15 @@ class GistEncoder:
 
         """
         check_images(images, "gist")
-        gather = Gather(images, run.device)
-        vectors = np.empty((len(images), self.dim), np.float32)
         batch = max(1, PIXELS_AT_ONCE // (self.settings.size + 2 * MARGIN) ** 2)
-        for start in run.track(range(0, len(images), batch), name="embed"):
-            rows = np.arange(start, min(start + batch, len(images)))
-            x = gather(rows).double()
+
+        def descriptors(x: torch.Tensor) -> torch.Tensor:
+            x = x.double()
             check_finite(x, "gist")
             square = resized(squared(grey(x))[:, None], (self.settings.size,) * 2)[:, 0]
-            vectors[rows] = gist(square, self.settings).cpu().numpy()
-        return vectors
+            return gist(square, self.settings)
+
+        return embedded(images, run, batch, (self.dim,), descriptors)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the settings."""

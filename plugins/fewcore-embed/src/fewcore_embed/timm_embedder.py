@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 
 from fewcore import (
     Array,
     Arrays,
     DataError,
-    Gather,
     ImageSet,
     Meta,
     Run,
@@ -24,6 +22,7 @@ from fewcore import (
     torch_generator,
 )
 from fewcore_embed import weights as files
+from fewcore_embed.batches import embedded
 from fewcore_embed.prepare import check_channels, check_images, coloured, in_unit_range, resized
 from fewcore_embed.timm_backbone import Timm, TimmNetwork
 
@@ -41,7 +40,6 @@ class TimmEncoder:
         """Number of pooled features."""
         return self.network.dim
 
-    @torch.no_grad()
     def embed(self, images: ImageSet, run: Run) -> Array:
         """Return the features, (n, e) float32.
 
@@ -51,21 +49,21 @@ class TimmEncoder:
         """
         check_images(images, "timm")
         check_channels(images, "timm")
-        network, gather = self.network.to(run.device), Gather(images, run.device)
-        vectors = np.empty((len(images), self.dim), np.float32)
-        for start in run.track(range(0, len(images), EMBED_BATCH), name="embed"):
-            rows = np.arange(start, min(start + EMBED_BATCH, len(images)))
-            x = in_unit_range(gather(rows), images, "timm")
+        network = self.network.to(run.device)
+
+        def features(x: torch.Tensor) -> torch.Tensor:
+            x = in_unit_range(x, images, "timm")
             x = coloured(resized(x, (self.size, self.size)) if self.size else x)
             try:
-                vectors[rows] = network(x).cpu().numpy()
+                return cast("torch.Tensor", network(x))
             except (RuntimeError, AssertionError, ValueError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise DataError(
                     f"timm: {self.model} cannot take images {images.shape}: {error} (set size, or a larger image size)"
                 ) from error
-        return vectors
+
+        return embedded(images, run, EMBED_BATCH, (self.dim,), features)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights, and what the network is built from."""

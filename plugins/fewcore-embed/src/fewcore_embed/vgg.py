@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from fewcore import Array, Arrays, Gather, ImageSet, Meta, Run, option, torch_generator
+from fewcore import Array, Arrays, ImageSet, Meta, Run, option, torch_generator
 from fewcore_embed import weights as files
+from fewcore_embed.batches import embedded
+from fewcore_embed.layers import Conv2d, Dense, draw_weights, n_units
 from fewcore_embed.prepare import check_channels, check_images, coloured, in_unit_range, resized
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
@@ -25,35 +26,21 @@ FAST_MEAN = (123.68, 116.779, 103.939)
 EMBED_BATCH = 16
 
 
-def _units(units: int, width: float) -> int:
-    return max(1, round(units * width))
-
-
-class _Conv(nn.Conv2d):
-    def reset_parameters(self) -> None:
-        """Draw nothing: torch would draw from global random state."""
-
-
-class _Linear(nn.Linear):
-    def reset_parameters(self) -> None:
-        """Draw nothing."""
-
-
 def _deep_layers(blocks: tuple[int, ...], width: float) -> list[nn.Module]:
     """Return the convolutions of 3 x 3 of VGG-16 or VGG-19, each block halved by a pool."""
     layers: list[nn.Module] = []
     inputs = 3
     for count, filters in zip(blocks, BLOCK_FILTERS, strict=True):
         for _ in range(count):
-            layers += [_Conv(inputs, _units(filters, width), 3, padding=1), nn.ReLU(inplace=True)]
-            inputs = _units(filters, width)
+            layers += [Conv2d(inputs, n_units(filters, width), 3, padding=1), nn.ReLU(inplace=True)]
+            inputs = n_units(filters, width)
         layers.append(nn.MaxPool2d(2))
     return layers
 
 
 def _fast_layers(width: float) -> list[nn.Module]:
     """Return the five convolutions of CNN-F."""
-    first, other = _units(64, width), _units(256, width)
+    first, other = n_units(64, width), n_units(256, width)
 
     def norm() -> nn.Module:
         return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
@@ -61,10 +48,10 @@ def _fast_layers(width: float) -> list[nn.Module]:
     def pool() -> nn.Module:
         return nn.MaxPool2d(3, 2, ceil_mode=True)
 
-    layers = [_Conv(3, first, 11, stride=4), nn.ReLU(inplace=True), norm(), pool()]
-    layers += [_Conv(first, other, 5, padding=2), nn.ReLU(inplace=True), norm(), pool()]
+    layers = [Conv2d(3, first, 11, stride=4), nn.ReLU(inplace=True), norm(), pool()]
+    layers += [Conv2d(first, other, 5, padding=2), nn.ReLU(inplace=True), norm(), pool()]
     for _ in range(3):
-        layers += [_Conv(other, other, 3, padding=1), nn.ReLU(inplace=True)]
+        layers += [Conv2d(other, other, 3, padding=1), nn.ReLU(inplace=True)]
     return [*layers, pool()]
 
 
@@ -81,7 +68,7 @@ class VggSettings:
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return CLASSES if self.layer == "fc8" else _units(UNITS, self.width)
+        return CLASSES if self.layer == "fc8" else n_units(UNITS, self.width)
 
 
 class VggNetwork(nn.Module):
@@ -102,16 +89,16 @@ class VggNetwork(nn.Module):
         side = 6 if fast else 7
         self.pool = nn.AdaptiveAvgPool2d(side)
         filters = [layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)][-1]
-        units = _units(UNITS, settings.width)
+        units = n_units(UNITS, settings.width)
         classifier: list[nn.Module] = [
-            _Linear(filters * side**2, units),
+            Dense(filters * side**2, units),
             nn.ReLU(),
             nn.Identity(),
-            _Linear(units, units),
+            Dense(units, units),
         ]
         if settings.layer == "fc8":
             # The places of the published networks' dropout are kept, so that the names are theirs.
-            classifier += [nn.ReLU(), nn.Identity(), _Linear(units, CLASSES)]
+            classifier += [nn.ReLU(), nn.Identity(), Dense(units, CLASSES)]
         if settings.relu:
             classifier.append(nn.ReLU())
         self.classifier = nn.Sequential(*classifier)
@@ -121,15 +108,6 @@ class VggNetwork(nn.Module):
         x = (x * self.scale - self.mean) / self.deviation
         made: torch.Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
         return made
-
-
-def _draw(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw every kernel from N(0, 2 / fan_in); biases are zero."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.weight[0].numel()), generator=generator)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
 
 
 def under_torchvisions_names(tensors: Mapping[str, torch.Tensor], network: VggNetwork) -> dict[str, torch.Tensor]:
@@ -154,7 +132,7 @@ class VggEncoder:
         self.settings, self.seed, self.from_file = settings, seed, weights is not None
         self.network = VggNetwork(settings).eval()
         if weights is None:
-            _draw(self.network, torch_generator(seed))
+            draw_weights(self.network, torch_generator(seed))
         else:
             files.fill(self.network, weights, "the file", "vgg")
 
@@ -163,7 +141,6 @@ class VggEncoder:
         """Length of a vector: 4096 times the width for fc7, 1000 for fc8."""
         return self.settings.dim
 
-    @torch.no_grad()
     def embed(self, images: ImageSet, run: Run) -> Array:
         """Return the features, (n, e) float32.
 
@@ -173,13 +150,13 @@ class VggEncoder:
         """
         check_images(images, "vgg")
         check_channels(images, "vgg")
-        network, gather = self.network.to(run.device), Gather(images, run.device)
-        vectors = np.empty((len(images), self.dim), np.float32)
-        for start in run.track(range(0, len(images), EMBED_BATCH), name="embed"):
-            rows = np.arange(start, min(start + EMBED_BATCH, len(images)))
-            x = resized(in_unit_range(gather(rows), images, "vgg"), (self.settings.size,) * 2)
-            vectors[rows] = network(coloured(x)).cpu().numpy()
-        return vectors
+        network = self.network.to(run.device)
+
+        def features(x: torch.Tensor) -> torch.Tensor:
+            x = resized(in_unit_range(x, images, "vgg"), (self.settings.size,) * 2)
+            return cast("torch.Tensor", network(coloured(x)))
+
+        return embedded(images, run, EMBED_BATCH, (self.dim,), features)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights where they were read from a file, and the settings."""
