@@ -2,14 +2,16 @@ from fewcore.testing import conformance
 
 TINY = {"width": 0.02, "size": [16, 16, 16]}
 OPTIONS = {
+    "alexnet": {"width": 0.05},
     "acai": {"steps": 3, "batch_size": 8},
     "c3d": TINY,
     "c3d-tuned": {**TINY, "epochs": 1, "batch_size": 24},
+    "deepcluster": {"n_clusters": 4, "epochs": 2, "batch_size": 24, "sobel": True},
     "embedder:timm": {"model": "test_resnet"},
     "gist": {"size": 32},
     "vgg": {"width": 0.02, "size": 64},
 }
-SHAPES = {"backbone:timm": (3, 32, 32), "c3d": (1, 16, 16, 16), "c3d-tuned": (1, 16, 16, 16)}
+SHAPES = {"alexnet": (3, 32, 32), "backbone:timm": (3, 32, 32), "c3d": (1, 16, 16, 16), "c3d-tuned": (1, 16, 16, 16)}
 
 
 @conformance("fewcore-embed", options=OPTIONS, shapes=SHAPES)

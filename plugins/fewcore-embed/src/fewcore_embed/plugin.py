@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fewcore import Component, hookimpl
 
+ALEXNET = "doi:10.1145/3065386"
+
 
 @hookimpl
 def fewcore_embedders() -> list[Component]:
@@ -31,10 +33,22 @@ def fewcore_embedders() -> list[Component]:
             needs_labels=True,
         ),
         Component(
+            "deepcluster",
+            f"{here}.deepcluster:DeepCluster",
+            "a network trained to tell apart the clusters of its own features",
+            "arXiv:1807.05520",
+        ),
+        Component(
             "gist",
             f"{here}.gist:Gist",
             "answers of Gabor filters in each block of the picture (512 numbers)",
             "doi:10.1023/A:1011139631724",
+        ),
+        Component(
+            "pca-whiten",
+            f"{here}.pca_whiten:PcaWhiten",
+            "the widest principal directions of another embedder's vectors, of equal spread",
+            "arXiv:1807.05520",
         ),
         Component(
             "timm",
@@ -55,4 +69,9 @@ def fewcore_embedders() -> list[Component]:
 @hookimpl
 def fewcore_backbones() -> list[Component]:
     """Offer the backbones."""
-    return [Component("timm", "fewcore_embed.timm_backbone:Timm", "the 2-D networks of timm, by name")]
+    return [
+        Component(
+            "alexnet", "fewcore_embed.alexnet:AlexNet", "AlexNet with batch norm, for large and small images", ALEXNET
+        ),
+        Component("timm", "fewcore_embed.timm_backbone:Timm", "the 2-D networks of timm, by name"),
+    ]
