@@ -14,5 +14,11 @@ def fewcore_partitioners() -> list[Component]:
             "fewcore_cluster.kmeans:KMeans",
             "k-means partitions under random scalings of the embedding (CACTUs)",
             "arXiv:1810.02334",
-        )
+        ),
+        Component(
+            "hyperplanes",
+            "fewcore_cluster.hyperplanes:Hyperplanes",
+            "cells between random planes through the embedding, with a margin",
+            "arXiv:1810.02334",
+        ),
     ]
