@@ -169,6 +169,16 @@ def test_an_empty_graph_leaves_independent_lassos():
     np.testing.assert_allclose(values, alone.predict(images, Run()).values[:, 0], atol=1e-2)
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_threshold_is_chosen_by_the_error_on_held_out_patients(alike):
+    images = cohort(60, d=20, noise=1.5, alike=alike)
+    options = {"rho1": 100.0, "rho2": 0.1}
+    chosen = learn(GraphMtl(threshold=None, **options), images)
+    assert bool(chosen.edges) == alike
+    given = learn(GraphMtl(threshold=chosen.facts["threshold"], **options), images)
+    np.testing.assert_array_equal(chosen.weights, given.weights)
+
+
 def test_a_strong_graph_makes_coefficients_alike():
     images = cohort()
     apart, together = (

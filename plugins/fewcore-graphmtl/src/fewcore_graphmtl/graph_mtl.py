@@ -29,10 +29,14 @@ from fewcore_graphmtl.multi_task import (
 from fewcore_graphmtl.ratings import Task, design
 from fewcore_graphmtl.structure import coefficient_correlation, graph_edges, own_coefficients, structure_matrix
 
+THRESHOLD_GRID = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3)
 RHO1_GRID = (0.1, 1.0, 10.0, 100.0)
 RHO2_SHARES = tuple(np.logspace(-0.25, -2.25, 5).tolist())
 """Candidates for rho2, as shares of that at which all weights are 0."""
 WHO = "graph-mtl"
+
+Candidate = tuple[float, float, float]
+"""Threshold, rho1 and rho2."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class GraphMtl:
     Differs from the paper: `none` is the default, since on LIDC the others bring nothing or harm. Features are scaled to
     spread 1 on the training rows and centred, and the mean score is added back (`intercept: none` leaves both out). The
     squared error has MALSAR's half unless `paper_scale`. The paper names no threshold and no penalty for the graph:
-    these are MALSAR's. Penalties of null are chosen by cross-validation on the training patients, for the squared error
-    of `attribute`, on the graph of all training rows. The graph's coefficients are exact (LARS); MALSAR's descent stops
+    these are MALSAR's. What is null is chosen by cross-validation on the training patients, for the squared error of
+    `attribute`; the correlations are those of all training rows. The graph's coefficients are exact (LARS); MALSAR's descent stops
     before them.
 
     Raises:
@@ -78,7 +82,13 @@ class GraphMtl:
     inconsistency: Literal["inverse-weight", "literal", "literal-mean-at-test", "none"] = option(
         "none", "what the readers' disagreement does", paper="literal"
     )
-    threshold: float = option(0.85, "correlation from which an edge is drawn", paper="not given", low=-1, high=1)
+    threshold: float | None = option(
+        0.85,
+        "correlation from which an edge is drawn; null chooses it by cross-validation",
+        paper="not given",
+        low=-1,
+        high=1,
+    )
     graph_penalty: float = option(0.01, "LASSO penalty of the coefficients that are correlated", low=0)
     intercept: Literal["center", "none"] = option(
         "center", "centre features and scores, or take them as they are", paper="none"
@@ -94,17 +104,17 @@ class GraphMtl:
         warn_of_literal(self.inconsistency)
         tasks = tasks_of(images, embeddings, self.attribute, self.without, WHO)
         correlation, reached = self._correlation(tasks, run)
-        edges = graph_edges(correlation, self.threshold)
         candidates = self._candidates(tasks, run)
 
         def fit_all(kept: Sequence[Task], all_of: Sequence[Any]) -> list[Fitted]:
-            own = [i for i, task in enumerate(tasks) if task.name in {one.name for one in kept}]
-            inside = np.array([[own.index(i), own.index(j)] for i, j in edges if i in own and j in own], int)
-            return self._fit_all(kept, all_of, inside.reshape(-1, 2), run)
+            names = {one.name for one in kept}
+            own = np.array([task.name in names for task in tasks])
+            return self._fit_all(kept, all_of, correlation[np.ix_(own, own)], run)
 
-        rho1, rho2 = best_candidate(tasks, candidates, fit_all, self.folds, run, WHO)
+        threshold, rho1, rho2 = best_candidate(tasks, candidates, fit_all, self.folds, run, WHO)
+        edges = graph_edges(correlation, threshold)
         weights, levels = np.zeros((len(tasks), embeddings.vectors.shape[-1])), np.zeros(len(tasks))
-        facts: dict[str, Any] = {"rho1": rho1, "rho2": rho2, "threshold": self.threshold}
+        facts: dict[str, Any] = {"rho1": rho1, "rho2": rho2, "threshold": threshold}
         for _ in run.loop(1, name="solve", weights=weights, levels=levels, facts=facts):
             designs = designs_of(tasks, self.inconsistency, self.intercept)
             problem = problem_of(designs, run.device)
@@ -150,26 +160,30 @@ class GraphMtl:
         whole = problem.with_graph(graph)
         return graph_sparse.solve(whole, self._half * rho2, tol=tol, max_iter=max_iter, start=start)
 
-    def _candidates(self, tasks: Sequence[Task], run: Run) -> list[tuple[float, float]]:
-        """Return pairs of rho1 and rho2, the sparsest first."""
+    def _candidates(self, tasks: Sequence[Task], run: Run) -> list[Candidate]:
+        """Return triples of threshold, rho1 and rho2, the fewest edges and the sparsest weights first."""
+        edges = THRESHOLD_GRID if self.threshold is None else [self.threshold]
         if self.rho2 is not None:
             sparse = [self.rho2]
         else:
             problem = problem_of(designs_of(tasks, self.inconsistency, self.intercept), run.device)
             sparse = [share * float(problem.slope.abs().max()) / self._half for share in RHO2_SHARES]
-        return list(itertools.product(RHO1_GRID if self.rho1 is None else [self.rho1], sparse))
+        return list(itertools.product(edges, RHO1_GRID if self.rho1 is None else [self.rho1], sparse))
 
     def _fit_all(
-        self, tasks: Sequence[Task], candidates: Sequence[tuple[float, float]], edges: Array, run: Run
+        self, tasks: Sequence[Task], candidates: Sequence[Candidate], correlation: Array, run: Run
     ) -> list[Fitted]:
         """Return what is fitted with each candidate; each starts where the one before ended."""
         designs = designs_of(tasks, self.inconsistency, self.intercept)
         problem = problem_of(designs, run.device)
-        done: dict[tuple[float, float], torch.Tensor] = {}
-        start = None
-        for rho1, rho2 in candidates:
-            # Without an edge rho1 weighs nothing.
-            key = (rho1 if len(edges) else 0.0, rho2)
+        done: dict[tuple[bytes, float, float], Fitted] = {}
+        made, start = [], None
+        for threshold, rho1, rho2 in candidates:
+            edges = graph_edges(correlation, threshold)
+            # Many a threshold draws the same edges, and without an edge rho1 weighs nothing.
+            key = (edges.tobytes(), rho1 if len(edges) else 0.0, rho2)
             if key not in done:
-                done[key] = start = self._solve(problem, edges, rho1, rho2, tol=1e-2, max_iter=300, start=start).w
-        return [fitted(designs, done[rho1 if len(edges) else 0.0, rho2]) for rho1, rho2 in candidates]
+                start = self._solve(problem, edges, rho1, rho2, tol=1e-2, max_iter=300, start=start).w
+                done[key] = fitted(designs, start)
+            made.append(done[key])
+        return made
