@@ -120,7 +120,7 @@ def _for_page(svg: str) -> str:
     # Ids are one space for the whole page: those of one drawing get a name of their own.
     own = hashlib.sha256(svg.encode()).hexdigest()[:6]
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'((?:\sid|href)="#?|url\(#)', rf"\g<1>d{own}", svg)
+    svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>d{own}", svg)
     svg = svg.replace("xlink:href", "href").replace(INK, "currentColor")
     for index, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--c{index})")

@@ -16,7 +16,7 @@ from fewcore.errors import FewcoreError
 from fewcore.rating_pictures import rating_pictures
 from fewcore.report import Picture
 from fewcore.seeds import child_seed, numpy_generator
-from fewcore.session import Node, Session
+from fewcore.session import Node, Session, result_class
 
 PARTS, PER_PART = 10, 12
 TASKS, WAYS, QUERIES = 3, 5, 3
@@ -122,6 +122,11 @@ def _map(session: Session, node: Node) -> list[Picture]:
     ]
 
 
+def _embedding(session: Session, node: Node) -> list[Picture]:
+    """Return the map of the vectors, and what the encoder draws of itself; one that draws nothing is not even loaded."""
+    return _map(session, node) + (_model(session, node) if hasattr(result_class(node.stage), "draw") else [])
+
+
 def _model(session: Session, node: Node) -> list[Picture]:
     """Let a model draw itself, where it can; a drawing that fails is told and harms nothing."""
     model = session.value(node)
@@ -142,7 +147,7 @@ def _model(session: Session, node: Node) -> list[Picture]:
 
 DRAWN: dict[str, Callable[[Session, Node], list[Picture]]] = {
     "dataset": _data,
-    "embedder": _map,
+    "embedder": _embedding,
     "partitioner": _partition,
     "task_sampler": _tasks,
     "learner": _model,

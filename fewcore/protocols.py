@@ -37,7 +37,8 @@ class Stored(Protocol):
 @runtime_checkable
 class Encoder(Stored, Protocol):
     """What an embedder makes. An encoder with clusters of its own also has `assign(vectors) -> (n,)` integers; one that
-    is a network has `network`, a `torch.nn.Module`, for stages that take it as `start`.
+    is a network has `network`, a `torch.nn.Module`, for stages that take it as `start`. Its class may have `draw(axes)`, as a
+    `Predictor` may.
     """
 
     @property

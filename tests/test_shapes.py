@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
+import re
 import time
 from collections import Counter
 
@@ -335,6 +337,16 @@ def test_a_model_that_can_draw_itself_is_drawn_and_one_that_fails_harms_nothing(
     (picture,) = drawn()
     assert not picture.svg
     assert "could not draw it: RuntimeError: no ink" in picture.caption
+
+
+def test_an_encoder_that_can_draw_itself_is_drawn_beside_its_map(ran):
+    first = ran("g")
+    drawn = {(p.stage, p.kind): p for p in pictures(first.session, first.cells[0]) if p.kind in ("map", "model")}
+    assert set(drawn) == {("gist", "map"), ("gist", "model")}
+    picture = drawn["gist", "model"]
+    assert picture.caption == f"{first.value('gist').dim} filters"
+    png = re.search(r'<image [^>]*href="data:image/png;base64,([^"]+)"', picture.svg)
+    assert base64.b64decode(png[1]).startswith(b"\x89PNG")
 
 
 def test_ratings_are_shown_by_level(ran):

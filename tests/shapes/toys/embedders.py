@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from fewcore import Array, Arrays, Backbone, Embeddings, Encoder, ImageSet, Meta, Run, option
@@ -136,6 +137,11 @@ class FixedFilters(Linear):
         """Return (n, e) float32."""
         assert images.images.ndim == 4, "GIST is computed of slices"
         return super().embed(images, run)
+
+    def draw(self, axes: Axes) -> str:
+        """Draw the filters as a picture."""
+        axes.imshow(self.body, cmap="gray")
+        return f"{self.dim} filters"
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> FixedFilters:
