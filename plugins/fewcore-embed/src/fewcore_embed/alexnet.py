@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
 from fewcore import DataError, option
+from fewcore_embed.layers import Conv2d, Dense, n_units
 
 FILTERS = (96, 256, 384, 384, 256)
 KERNELS = (5, 3, 3, 3)
@@ -40,13 +40,13 @@ class AlexNetNetwork(nn.Module):
     def __init__(self, shape: tuple[int, ...], n_outputs: int, stem: str, width: float, dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        filters = [max(1, round(width * number)) for number in FILTERS]
-        units = max(1, round(width * UNITS))
+        filters = [n_units(number, width) for number in FILTERS]
+        units = n_units(UNITS, width)
         before = shape[0]
         for index, number in enumerate(filters):
             size, stride, padding = STEMS[stem] if index == 0 else (KERNELS[index - 1], 1, KERNELS[index - 1] // 2)
-            # no bias: batch norm would cancel it. skip_init: torch's own first weights come from its global generator
-            convolution = skip_init(nn.Conv2d, before, number, size, stride, padding, bias=False)  # type: ignore[no-untyped-call]
+            # no bias: batch norm would cancel it
+            convolution = Conv2d(before, number, size, stride, padding, bias=False)
             layers += [convolution, nn.BatchNorm2d(number), nn.ReLU(inplace=True)]
             layers += [nn.MaxPool2d(3, 2)] if index in POOLED_AFTER else []
             before = number
@@ -54,13 +54,13 @@ class AlexNetNetwork(nn.Module):
         pixels = math.prod(map_side(side, stem) for side in shape[1:])
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
-            skip_init(nn.Linear, before * pixels, units),  # type: ignore[no-untyped-call]
+            Dense(before * pixels, units),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            skip_init(nn.Linear, units, units),  # type: ignore[no-untyped-call]
+            Dense(units, units),
             nn.ReLU(),
         )
-        self.head = skip_init(nn.Linear, units, n_outputs) if n_outputs else nn.Identity()  # type: ignore[no-untyped-call]
+        self.head = Dense(units, n_outputs) if n_outputs else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (n, e) or (n, n_outputs)."""

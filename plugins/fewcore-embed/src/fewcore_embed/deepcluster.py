@@ -11,8 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.nn.utils import skip_init
 
 from fewcore import (
     Array,
@@ -36,6 +34,7 @@ from fewcore_embed.deepcluster_encoder import (
     features_of,
     last_relu,
 )
+from fewcore_embed.layers import Dense
 from fewcore_embed.pseudo_labels import Clusters, cluster_features, even_draws, without_gaps
 from fewcore_embed.sobel import FrontEnd
 
@@ -197,7 +196,7 @@ class _Training:
             relu = last_relu(network.body, few)
             self.dim = int(network.eval()(self.gather(np.arange(2))).shape[1])
         self.left_out = f"body.{relu}" if relu and not options.relu else ""
-        self.head: nn.Linear = skip_init(nn.Linear, self.dim, options.n_clusters, device=run.device)  # type: ignore[no-untyped-call]
+        self.head = Dense(self.dim, options.n_clusters).to(run.device)
         groups: list[dict[str, Any]] = [
             {"params": list(network.parameters())},
             {"params": list(self.head.parameters()), "lr": options.head_learning_rate, "momentum": 0},
