@@ -13,14 +13,10 @@ from fewcore.components import Component, Offer, option
 from fewcore.contracts import (
     Array,
     Arrays,
-    Comparison,
     Embeddings,
     ImageSet,
     ImageSpec,
     Meta,
-    MetricReport,
-    MetricRow,
-    Outcome,
     Partitions,
     Predictions,
     Seen,
@@ -38,6 +34,7 @@ from fewcore.errors import (
     ResourceError,
 )
 from fewcore.hookspecs import hookimpl
+from fewcore.metrics import Comparison, MetricReport, MetricRow, Outcome
 from fewcore.protocols import (
     Backbone,
     Encoder,

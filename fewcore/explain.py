@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fewcore.nodes import Node
 from fewcore.pipeline import Pipeline
-from fewcore.session import NOT_STORED, Node, Session
+from fewcore.session import NOT_STORED, Session
 from fewcore.store import Store
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from fewcore.contracts import Array, MetricReport
+from fewcore.contracts import Array
 from fewcore.drawing import COLOURS, INK, MARKERS, Drawing, Key, Series, draw, page_colour, plot
+from fewcore.metrics import MetricReport
 from fewcore.results import Column, Line, lines_of, paper_number, unlabelled
 from fewcore.tables import is_percent, number, short, words
 

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from fewcore.cells import Cell
-from fewcore.contracts import Outcome, Predictions, TaskBatch
+from fewcore.contracts import Predictions, TaskBatch
 from fewcore.errors import PluginError
+from fewcore.metrics import Outcome
+from fewcore.nodes import Node
 from fewcore.run import Run
-from fewcore.session import Node, Session
+from fewcore.session import Session
 from fewcore.store import digest
 from fewcore.views import view
 

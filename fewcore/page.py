@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from fewcore.contracts import lower_is_better
 from fewcore.drawing import Drawing
 from fewcore.figures import curve_drawings, learning_drawings, map_drawing, result_drawings
+from fewcore.metrics import lower_is_better
 from fewcore.progress import clock_text, printable
 from fewcore.results import (
     Column,

@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from fewcore.contracts import Array
 from fewcore.drawing import draw as drawn
 from fewcore.errors import FewcoreError
+from fewcore.nodes import Node, result_class
 from fewcore.rating_pictures import rating_pictures
 from fewcore.report import Picture
 from fewcore.seeds import child_seed, numpy_generator
-from fewcore.session import Node, Session, result_class
+from fewcore.session import Session
 
 PARTS, PER_PART = 10, 12
 TASKS, WAYS, QUERIES = 3, 5, 3

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewcore.contracts import Array, MetricReport
+from fewcore.contracts import Array
+from fewcore.metrics import MetricReport
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

@@ -12,11 +12,12 @@ import torch
 import yaml
 
 from fewcore.contracts import Seen
+from fewcore.nodes import Node
 from fewcore.pictures import pictures
 from fewcore.pipeline import Pipeline
 from fewcore.report import RunReport, StageRecord
 from fewcore.runner import Result
-from fewcore.session import Node, Session
+from fewcore.session import Session
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 

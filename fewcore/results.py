@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fewcore.contracts import MetricRow, lower_is_better
+from fewcore.metrics import MetricRow, lower_is_better
 from fewcore.tables import Cell, Table, is_percent, number, p_text, short, with_interval, words
 
 if TYPE_CHECKING:

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from fewcore.contracts import MetricReport, lower_is_better
+from fewcore.blame import blame
 from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem
+from fewcore.metrics import MetricReport, lower_is_better
+from fewcore.nodes import Node
 from fewcore.outcomes import MODELS, Judged, counted_once, outcomes_of
 from fewcore.pipeline import Pipeline
 from fewcore.run import Run
 from fewcore.seeds import child_seed
-from fewcore.session import NOT_STORED, Node, Session
+from fewcore.session import NOT_STORED, Session
 from fewcore.wiring import CLASSES, Wired
 
 Group = tuple[str, str, str]
@@ -123,7 +125,7 @@ class Runner:
     def _guarded(self, node: Node, action: Any) -> Any:
         """Return what `action` gives, or None where it fails; the failure is noted."""
         try:
-            with self.session.blame(node, node.title):
+            with blame(node.title, node.stage.offer, self.session.tracebacks):
                 return action()
         except Interrupted:
             raise
@@ -157,7 +159,7 @@ class Runner:
         outcomes = tuple(entry.outcome for entry in judged if entry.outcome.stage in wanted)
         run = Run(child_seed(0, "evaluator", stage.offer.name), name=stage.name)
         try:
-            with self.session.blame(None, stage.name):
+            with blame(stage.name, None, self.session.tracebacks):
                 report: MetricReport = stage.component.evaluate(outcomes, run)
         except Interrupted:
             raise

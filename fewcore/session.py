@@ -7,21 +7,21 @@ that was killed and one that was not go the same way.
 
 from __future__ import annotations
 
-import errno
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from fewcore.blame import blame
 from fewcore.cells import Cell
 from fewcore.components import Offer
 from fewcore.contracts import Array, Arrays, Embeddings, ImageSet, Partitions, Seen
-from fewcore.errors import DataError, FewcoreError, NumericalError, PluginError, ResourceError
+from fewcore.errors import DataError, NumericalError, PluginError, ResourceError
 from fewcore.kinds import CONTRACT_VERSION, KINDS
 from fewcore.memory import PeakMemory
+from fewcore.nodes import CachedEncoder, LazyInputs, Node, Table, result_class
 from fewcore.plugins import source_digest
 from fewcore.run import ProgressSink, Run
 from fewcore.seeds import child_seed
@@ -30,84 +30,6 @@ from fewcore.views import Show, known_rows, shuffled, split_rows, view, with_tar
 from fewcore.wiring import CLASSES, Wired
 
 NOT_STORED = ("task_sampler", "backbone")
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A data set as a cell sees it: its images, the rows of each split, and whose training labels are known."""
-
-    key: str
-    images: ImageSet
-    rows: Mapping[str, Array]
-    known: Array
-
-    def check_split(self, split: str, who: str) -> None:
-        """Refuse a stage for which the splits have no rows."""
-        if split not in self.rows:
-            raise DataError(
-                f"stages.{who}: found no {split} rows; expected splits with {split}"
-                " (type splits: {test: 0.25, validation: 0.1})"
-            )
-
-    def view(self, split: str, show: Show) -> ImageSet:
-        """Return the rows of a split; of the training rows' targets at most the known ones."""
-        return view(self.images, self.rows[split], show, self.known if split == "train" else None)
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A stage in a cell with its key, and what was seen on the way to its result."""
-
-    stage: Wired
-    cell: Cell
-    key: str
-    recipe: Mapping[str, Any]
-    seed: int | None
-    seen: Seen
-    others: Mapping[str, Node] = field(repr=False)
-
-    @property
-    def title(self) -> str:
-        """The node for people: the stage's name and the cell where there are several."""
-        return f"{self.stage.name} ({self.cell.label})" if self.cell.label else self.stage.name
-
-
-class CachedEncoder:
-    """An encoder whose vectors of a data set are known already: rows of that set are looked up, others computed."""
-
-    def __init__(self, encoder: Any, vectors: Array, source: str) -> None:
-        self._encoder = encoder
-        self._vectors = vectors
-        self._source = source
-
-    def embed(self, images: ImageSet, run: Run) -> Array:
-        """Return the vectors of images, (n, e) or (n, m, e) float32."""
-        if images.source == self._source:
-            return np.asarray(self._vectors[images.ids])
-        vectors: Array = self._encoder.embed(images, run)
-        return vectors
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
-
-
-class LazyInputs(Mapping[str, Any]):
-    """The inputs of a stage by name, each made or loaded when it is asked for."""
-
-    def __init__(self, names: tuple[str, ...], argument: Callable[[str], Any]) -> None:
-        self._names = names
-        self._argument = argument
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._argument(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 class Session:
@@ -406,7 +328,7 @@ class Session:
             if entry is None:
                 run = self.run_for(node) if node is not None else self._run(child_seed(0, key), title, key)
                 peak = PeakMemory(self.device)
-                with self.blame(node, title):
+                with blame(title, node.stage.offer if node else None, self.tracebacks):
                     made = make(run)
                     arrays, meta = made if isinstance(made, tuple) else (made, {})
                 if node is None or node.stage.kind != "dataset":
@@ -425,58 +347,6 @@ class Session:
                 f"{title}: its result could not be read back; expected a disk that keeps what is written"
             )
         return entry
-
-    def blame(self, node: Node | None, title: str) -> _Blame:
-        """Return a context that turns whatever a component raises into an error that says whose it is."""
-        return _Blame(self, node, title)
-
-
-@dataclass(frozen=True)
-class _Blame:
-    session: Session
-    node: Node | None
-    title: str
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, FewcoreError) or not isinstance(error, Exception | SystemExit):
-            return
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            raise ResourceError(
-                f"{self.title}: out of memory: {error}; expected smaller batches or a larger machine"
-            ) from error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                f"{self.title}: the disk is full: {error}; free some space and run again to go on"
-            ) from error
-        self.session.tracebacks[self.title] = "".join(traceback.format_exception(error))
-        who = f" (from {self.node.stage.offer.distribution} {self.node.stage.offer.version})" if self.node else ""
-        raise PluginError(
-            f"{self.title}{who}: {type(error).__name__}: {error}; the traceback is in log.jsonl"
-        ) from error
-
-
-def result_class(stage: Wired) -> type[Any]:
-    """Return the class that the verb of a stage makes: its return annotation.
-
-    Raises:
-        PluginError: the annotation is missing or names nothing.
-
-    """
-    verb = getattr(type(stage.component), KINDS[stage.kind].verb)
-    try:
-        made = get_type_hints(verb).get("return")
-    except NameError as error:
-        raise PluginError(
-            f"{stage.offer.full_name}: the annotations of {verb.__qualname__} cannot be read: {error}"
-        ) from error
-    if not isinstance(made, type):
-        raise PluginError(
-            f"{stage.offer.full_name}: found {verb.__qualname__} -> {made}; expected the class of what it makes"
-        )
-    return made
 
 
 def _judges(stage: Wired) -> bool:

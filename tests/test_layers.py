@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "components": {"errors"},
     "hookspecs": {"components"},
     "contracts": {"errors"},
+    "metrics": {"contracts"},
     "protocols": {"contracts"},
     "installed": {"components"},
     "plugins": {"components", "errors", "hookspecs", "installed", "kinds"},

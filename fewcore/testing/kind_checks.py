@@ -16,8 +16,9 @@ import torch
 
 from fewcore import checkpoint
 from fewcore.components import Offer
-from fewcore.contracts import Array, ImageSet, MetricReport, Partitions, Predictions, TaskBatch
+from fewcore.contracts import Array, ImageSet, Partitions, Predictions, TaskBatch
 from fewcore.kinds import SPLITS
+from fewcore.metrics import MetricReport
 from fewcore.run import Run
 from fewcore.seeds import torch_generator
 from fewcore.testing import toys

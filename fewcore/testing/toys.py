@@ -22,12 +22,12 @@ from fewcore.contracts import (
     ImageSet,
     ImageSpec,
     Meta,
-    Outcome,
     Partitions,
     Predictions,
     Target,
     TaskBatch,
 )
+from fewcore.metrics import Outcome
 from fewcore.run import Run
 from fewcore.seeds import child_seed, numpy_generator, torch_generator
 
