@@ -45,7 +45,14 @@ from fewcore.protocols import (
     TaskCursor,
     TaskStream,
 )
-from fewcore.seeds import child_seed, numpy_generator, torch_generator
+from fewcore.seeds import (
+    child_seed,
+    distinct_integers,
+    numpy_generator,
+    task_key,
+    task_uniforms,
+    torch_generator,
+)
 
 if TYPE_CHECKING:
     from fewcore.run import Run
@@ -75,6 +82,7 @@ _STATISTICS = (
     "auc",
     "bootstrap_comparison",
     "delong",
+    "distinct_integers",
     "group_bootstrap",
     "hanley_mcneil",
     "holm",
@@ -134,6 +142,7 @@ __all__ = [
     "bootstrap_comparison",
     "child_seed",
     "delong",
+    "distinct_integers",
     "group_bootstrap",
     "hanley_mcneil",
     "holm",
@@ -148,6 +157,8 @@ __all__ = [
     "paired_comparison",
     "paired_delong",
     "share_interval",
+    "task_key",
+    "task_uniforms",
     "torch_generator",
     "two_sided_p",
     "weighted_auc",

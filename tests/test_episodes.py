@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fewcore import DataError, Partitions, PipelineError, Run
-from fewcore.builtin.episodes import Episodes, _distinct, _uniforms
+from fewcore import DataError, Partitions, PipelineError, Run, distinct_integers, task_uniforms
+from fewcore.builtin.episodes import Episodes
 
 
 def partitions(sizes=(8, 9, 7), unassigned=4, p=1, names=(), weights=None):
@@ -94,7 +94,7 @@ def test_each_way_and_shot_is_a_function_of_its_own():
 
 
 def test_uniforms_are_uniform_and_independent():
-    draws = _uniforms(12345, np.arange(20_000), 6)
+    draws = task_uniforms(12345, np.arange(20_000), 6)
     assert draws.min() >= 0
     assert draws.max() < 1
     for row in draws:
@@ -106,14 +106,14 @@ def test_uniforms_are_uniform_and_independent():
 
 
 def test_ordered_samples_are_uniform():
-    draws = _distinct(_uniforms(7, np.arange(24_000), 3), np.full(24_000, 4))
+    draws = distinct_integers(task_uniforms(7, np.arange(24_000), 3), np.full(24_000, 4))
     orders = {order: i for i, order in enumerate(permutations(range(4), 3))}
     counts = np.bincount([orders[tuple(column)] for column in draws.T.tolist()], minlength=24)
     assert chi_square_p(counts) > 1e-4
 
 
 def test_whole_set_is_a_permutation():
-    draws = np.sort(_distinct(_uniforms(7, np.arange(500), 9), np.full(500, 9)), 0)
+    draws = np.sort(distinct_integers(task_uniforms(7, np.arange(500), 9), np.full(500, 9)), 0)
     np.testing.assert_array_equal(draws, np.tile(np.arange(9)[:, None], 500))
 
 

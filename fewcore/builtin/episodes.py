@@ -9,62 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from fewcore import Array, DataError, Partitions, PipelineError, Problem, Run, TaskBatch, option
+from fewcore import (
+    Array,
+    DataError,
+    Partitions,
+    PipelineError,
+    Problem,
+    Run,
+    TaskBatch,
+    distinct_integers,
+    option,
+    task_key,
+    task_uniforms,
+)
 
 BLOCK = 1024
 """Tasks that a cursor draws ahead: what NumPy costs for each call is then shared by many tasks."""
 
-GOLDEN = 0x9E3779B97F4A7C15
-MASK = 2**64 - 1
 LISTED = 12
-
-
-def _mix(x: Array) -> Array:
-    """Return the finaliser of SplitMix64, which scatters (...) uint64 over all 64 bits. Works in place."""
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
-
-
-def _key(seed: int, *names: int) -> int:
-    """Return a key of 64 bits for a stream of tasks."""
-    state = np.array([seed & MASK], np.uint64)
-    for name in names:
-        state = _mix(state + np.uint64((name + 1) * GOLDEN & MASK))
-    return int(state[0])
-
-
-def _uniforms(key: int, tasks: Array, n: int) -> Array:
-    """Return n numbers in [0, 1) for each task, (n, t) float64: a function of key, task and place alone.
-
-    Each task has a SplitMix64 generator of its own, which starts at a hash of its number.
-    """
-    start = _mix(tasks.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(key))
-    steps = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(GOLDEN)
-    return np.asarray((_mix(steps[:, None] + start) >> np.uint64(11)) * 2.0**-53)
-
-
-def _distinct(uniforms: Array, sizes: Array) -> Array:
-    """Return k distinct integers below `sizes`, in an order drawn uniformly, (k, ...) int64.
-
-    A Fisher-Yates shuffle of the first k places of 0, ..., size - 1, for all rows at once and without the array that is
-    shuffled: `moved[j]` is what step j put into place `drawn[j]`. `uniforms` is (k, ...), `sizes` (...).
-    """
-    k = len(uniforms)
-    drawn = np.empty(uniforms.shape, np.int64)
-    moved = np.empty_like(drawn)
-    chosen = np.empty_like(drawn)
-    for i in range(k):
-        drawn[i] = i + (uniforms[i] * (sizes - i)).astype(np.int64)
-        chosen[i] = drawn[i]
-        moved[i] = i
-        for j in range(i):
-            np.copyto(chosen[i], moved[j], where=drawn[j] == drawn[i])
-            np.copyto(moved[i], moved[j], where=drawn[j] == i)
-    return chosen
 
 
 class _Index:
@@ -171,13 +133,13 @@ class EpisodeStream:
         """Return the tasks with numbers `tasks` (t,) of a way and shot; support and query stand class by class."""
         setting, index = self._settings[n_way, n_shot], self._index
         t, size = len(tasks), n_shot + self.n_query
-        uniforms = _uniforms(_key(self._seed, n_way, n_shot), tasks, 1 + n_way + n_way * size)
+        uniforms = task_uniforms(task_key(self._seed, n_way, n_shot), tasks, 1 + n_way + n_way * size)
         partition = setting.usable[np.searchsorted(setting.cumulative, uniforms[0], side="right")]
         # The order in which the parts are drawn is uniform, so it is the permutation of the labels too.
-        places = setting.begin[partition] + _distinct(uniforms[1 : 1 + n_way], setting.n_parts[partition])
+        places = setting.begin[partition] + distinct_integers(uniforms[1 : 1 + n_way], setting.n_parts[partition])
         part = setting.parts[places]
         sizes = index.counts[partition, part]
-        drawn = _distinct(uniforms[1 + n_way :].reshape(size, n_way, t), sizes)
+        drawn = distinct_integers(uniforms[1 + n_way :].reshape(size, n_way, t), sizes)
         rows = index.members(partition, index.first[partition, part] + drawn).transpose(2, 1, 0)
         labels = np.arange(n_way)
         return TaskBatch(
