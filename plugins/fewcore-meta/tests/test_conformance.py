@@ -21,6 +21,7 @@ def small_omniglot(folder: Path) -> dict[str, Any]:
 
 
 OPTIONS = {
+    "attribute-tasks": {"attributes": [0, 4], "n_shot": 2, "n_query": 3, "n_tasks": 20},
     "maml": {"iterations": 3, "test_steps": 2},
     "mlp": {"epochs": [2], "dropouts": [0.0], "default_epochs": 2},
     "omniglot": small_omniglot,

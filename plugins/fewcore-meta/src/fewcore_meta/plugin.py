@@ -25,6 +25,12 @@ def fewcore_meta_learners() -> list[Component]:
             "clusters named by the support set; a query takes the name of its nearest",
             CACTUS,
         ),
+        Component(
+            "protoclr",
+            f"{here}.protoclr:ProtoClr",
+            "prototypical networks on distorted copies of unlabelled images",
+            "arXiv:2006.11325",
+        ),
         Component("scratch", f"{here}.scratch:Scratch", "a fresh network trained on each support set", CACTUS),
     ]
 
@@ -40,3 +46,17 @@ def fewcore_datasets() -> list[Component]:
     """Offer the data sets."""
     doi = "doi:10.1126/science.aab3050"
     return [Component("omniglot", "fewcore_meta.omniglot:Omniglot", "1,623 handwritten characters", doi)]
+
+
+@hookimpl
+def fewcore_task_samplers() -> list[Component]:
+    """Offer the task samplers."""
+    return [
+        Component(
+            "attribute-tasks",
+            "fewcore_meta.attribute_tasks:AttributeTasks",
+            "two-way tasks from a table of binary attributes, three at a time",
+            CACTUS,
+            needs_labels=True,
+        )
+    ]
