@@ -82,7 +82,6 @@ _STATISTICS = (
     "auc",
     "bootstrap_comparison",
     "delong",
-    "distinct_integers",
     "group_bootstrap",
     "hanley_mcneil",
     "holm",
