@@ -1,6 +1,7 @@
-"""Print the tables of a run in Markdown, beside the paper's numbers: `python docs/result_table.py FOLDER [--pairs STAGE]`.
+"""Print the tables of a run in Markdown, beside the paper's numbers.
 
-With `--pairs STAGE` also the paired comparisons of that stage with all others.
+`python docs/result_table.py FOLDER [--pairs STAGE] [--only KEY=VALUE]`: with `--pairs` also the paired comparisons of a
+stage with all others, with `--only` the rows of one condition. What a matrix varies stands beside the stage's name.
 """
 
 import argparse
@@ -30,6 +31,7 @@ DISTANCES = {"mae"}
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
 parser.add_argument("--pairs", default="")
+parser.add_argument("--only", default="")
 arguments = parser.parse_args()
 made = json.loads((arguments.folder / "metrics.json").read_text())
 spec = yaml12.read((arguments.folder / "pipeline.yaml").read_text()).data
@@ -45,7 +47,12 @@ def number(metric, value):
 
 
 def column_of(row):
-    return row["metric"], *((k, v) for k, v in row.items() if k not in NOT_CONDITIONS)
+    return row["metric"], *((k, v) for k, v in row.items() if k not in NOT_CONDITIONS | {only} and "." not in k)
+
+
+def name_of(row):
+    axes = [f"{k.rsplit('.', 1)[-1]} {v}" for k, v in row.items() if "." in k and k not in NOT_CONDITIONS]
+    return ", ".join([row["stage"], *axes])
 
 
 def head(column):
@@ -71,17 +78,18 @@ def result(row):
     return text + (f" ({number(metric, theirs['value'])})" if theirs else "")
 
 
-rows = made["rows"]
+only, _, wanted = arguments.only.partition("=")
+rows = [row for row in made["rows"] if not only or str(row.get(only)) == wanted]
 columns = list(dict.fromkeys(column_of(row) for row in rows))
 norms = {row["norm"] for row in rows} != {"none"}
 print("| stage | " + " | ".join(map(head, columns)) + (" | batch norm" if norms else "") + " | seen |")
 print("|---|" + "---|" * (len(columns) + 1 + norms))
-for stage in dict.fromkeys(row["stage"] for row in rows):
-    own = {column_of(row): row for row in rows if row["stage"] == stage}
+for name in dict.fromkeys(map(name_of, rows)):
+    own = {column_of(row): row for row in rows if name_of(row) == name}
     first = next(iter(own.values()))
     cells = [result(own[column]) if column in own else "" for column in columns]
     cells += [first["norm"]] if norms else []
-    print(f"| {stage} | " + " | ".join(cells) + f" | {first['seen']} |")
+    print(f"| {name} | " + " | ".join(cells) + f" | {first['seen']} |")
 
 if arguments.pairs:
     print("\n| pair | what | difference | 95% interval | p (Holm) |\n|---|---|---|---|---|")
@@ -91,6 +99,8 @@ if arguments.pairs:
         sign = 1 if pair["first"] == arguments.pairs else -1
         other = pair["second"] if sign == 1 else pair["first"]
         low, high = sorted(sign * end * scale(pair["metric"]) for end in pair["ci95"])
+        if only and str(pair.get(only)) != wanted:
+            continue
         what = head((pair["metric"], *((k, pair[k]) for k in ("way", "shot") if k in pair)))
         digits = 3 if pair["metric"] in DISTANCES else 1
         difference = sign * pair["difference"] * scale(pair["metric"])
