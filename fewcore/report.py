@@ -85,7 +85,7 @@ class RunReport:
     `pipeline` is the resolved YAML text and `command` what was typed. `reports` maps each evaluator stage to what it
     made. `published` holds the paper's numbers: `{"source": ..., "rows": [{"stage", "metric", "way", "shot", "value",
     "ci95", "label"}]}`, where `ci95` is the half width. `data` describes the images: `images`, `size`, `splits`,
-    `groups`, `classes`, `split_check`. `candidates` are what `select` chose from; `failures` what is missing, and why.
+    `preparation`, `groups`, `classes`, `split_check`. `candidates` are what `select` chose from; `failures` what is missing, and why.
     """
 
     name: str

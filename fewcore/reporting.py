@@ -112,6 +112,7 @@ def _data(session: Session, nodes: Mapping[str, Node]) -> dict[str, Any]:
     return {
         "images": len(images),
         "size": [images.spec.channels, *images.spec.size],
+        "preparation": dict(images.spec.preparation) or "none",
         "splits": {split: len(rows) for split, rows in table.rows.items()},
         "groups": len(np.unique(images.groups)),
         "classes": {s: len(np.unique(labels[rows])) for s, rows in table.rows.items()} if len(labels) else {},

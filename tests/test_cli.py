@@ -90,6 +90,7 @@ def test_run_writes_every_file_and_is_equal_when_repeated(folder: Path) -> None:
         "log.jsonl",
     }
     assert names <= {path.name for path in out.iterdir()}
+    assert "grey yes" in (out / "report.html").read_text(), "the page says how the images were prepared"
     first = (out / "metrics.json").read_bytes()
     row = json.loads(first)["rows"][0]
     assert {"metric", "value", "ci95", "n", "method", "stage", "way", "shot", "norm", "seen"} <= set(row)
