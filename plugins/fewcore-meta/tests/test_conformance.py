@@ -1,10 +1,13 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fewcore import Run
 from fewcore.testing import conformance
+from fewcore_meta.protoclr import ProtoClr
 
 
 def small_omniglot(folder: Path) -> dict[str, Any]:
@@ -25,11 +28,17 @@ OPTIONS = {
     "maml": {"iterations": 3, "test_steps": 2},
     "mlp": {"epochs": [2], "dropouts": [0.0], "default_epochs": 2},
     "omniglot": small_omniglot,
+    "protoclr": {"iterations": 3, "neighbours": 2, "neighbours_after": 0.0, "test_views": 2},
     "protonets": {"iterations": 3},
     "scratch": {"steps": 3},
 }
 
 
-@conformance("fewcore-meta", options=OPTIONS)
+def with_start(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs with a start whose network is the backbone's."""
+    return {**given, "start": ProtoClr(iterations=1).meta_train(given["images"], given["backbone"], Run())}
+
+
+@conformance("fewcore-meta", options=OPTIONS, inputs={"protoclr": with_start})
 def test_conformance(offer, check):
     check(offer)

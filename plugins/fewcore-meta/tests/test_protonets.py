@@ -23,7 +23,8 @@ from torch import nn
 
 from fewcore import DataError, ImageSpec, Interrupted, PipelineError, Run
 from fewcore_meta.batch_norm import statistics_of_first
-from fewcore_meta.protonets import ProtoNets, _prototypes, _scores
+from fewcore_meta.protonets import ProtoNets
+from fewcore_meta.prototypes import class_means, nearness
 
 
 class Stream(Tasks):
@@ -167,7 +168,7 @@ def test_gradient_of_the_loss_matches_differences():
     labels, wanted = torch.tensor([[0, 0, 1, 1]]), torch.tensor([0, 1, 1, 0, 1])
 
     def loss(s, q):
-        return nn.functional.cross_entropy(_scores(q, _prototypes(s, labels, 2))[0], wanted)
+        return nn.functional.cross_entropy(nearness(q, class_means(s, labels, 2))[0], wanted)
 
     assert torch.autograd.gradcheck(loss, (support, query))
 

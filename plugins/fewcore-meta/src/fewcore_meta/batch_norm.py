@@ -20,6 +20,17 @@ def norm_layers(network: nn.Module) -> list[nn.Module]:
     ]
 
 
+@torch.no_grad()
+def embeds_alone(network: nn.Module, pair: torch.Tensor) -> bool:
+    """Return whether the network in evaluation mode, in which it is left, embeds an image as if nothing stood beside it.
+
+    `pair` holds two different images, (2, c, h, w).
+    """
+    network.eval()
+    together, alone = network(pair)[:1], network(pair[[0, 0]])[:1]
+    return torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
+
+
 @contextmanager
 def statistics_of_first(network: nn.Module, n_rows: int) -> Iterator[None]:
     """Normalise every image of a batch with the statistics of its first `n_rows` images, layer by layer.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -24,28 +24,26 @@ from fewcore import (
     Run,
     TaskBatch,
     TaskStream,
-    load_module,
-    module_arrays,
     option,
-    torch_generator,
 )
-from fewcore_meta.batch_norm import norm_layers, statistics_of_first
-from fewcore_meta.task_vectors import accuracies, labelled_support
+from fewcore_meta.batch_norm import embeds_alone, norm_layers, statistics_of_first
+from fewcore_meta.prototypes import (
+    BLOCK,
+    Features,
+    FeaturesOf,
+    class_means,
+    nearness,
+    network_arrays,
+    network_from,
+    task_scores,
+    validation_accuracies,
+)
+from fewcore_meta.task_vectors import labelled_support
 
-BLOCK = 256
-"""Images that are embedded at a time. Blocks are fixed, so that a feature does not depend on what else is asked for."""
-MAX_ELEMENTS = 2**24
 
-
-def _prototypes(support: torch.Tensor, labels: torch.Tensor, n_way: int) -> torch.Tensor:
-    """Return the mean of each class's features, (t, k, e), of support features (t, s, e) and labels (t, s)."""
-    one_hot = functional.one_hot(labels, n_way).to(support.dtype)
-    return one_hot.mT @ support / one_hot.sum(1)[..., None].clamp(min=1)
-
-
-def _scores(query: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
-    """Return minus the squared Euclidean distance of queries (t, q, e) to prototypes (t, k, e): (t, q, k)."""
-    return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)
+def _scores(n_way: int, support: torch.Tensor, labels: torch.Tensor, query: torch.Tensor, _: object) -> torch.Tensor:
+    """Return minus the squared distances (t, q, k) of query features (t, q, e) to the means of the support features."""
+    return nearness(query, class_means(support, labels, n_way))
 
 
 @torch.no_grad()
@@ -57,56 +55,8 @@ def _task_scores(
     batch = torch.cat([support, query])
     with statistics_of_first(network, n_support if norm == "support" else len(batch)):
         features = network(batch)
-    prototypes = _prototypes(features[None, :n_support], labels[None], n_way)
-    return _scores(features[None, n_support:], prototypes)[0]
-
-
-class _Features:
-    """The features of a set's images in evaluation mode, computed block by block when they are asked for."""
-
-    def __init__(self) -> None:
-        self._vectors: torch.Tensor | None = None
-        self._known = np.zeros(0, dtype=bool)
-
-    @torch.no_grad()
-    def of(self, rows: Array, network: nn.Module, images: ImageSet, device: torch.device) -> torch.Tensor:
-        """Return the features of `rows` (...) as (..., e)."""
-        n_blocks = -(-len(images) // BLOCK)
-        if self._vectors is None or self._vectors.device.type != device.type:
-            self._vectors = None
-            self._known = np.zeros(n_blocks, dtype=bool)
-        blocks = np.unique(rows // BLOCK)
-        if missing := blocks[~self._known[blocks]].tolist():
-            gather = Gather(images, device)
-            for block in missing:
-                span = np.arange(block * BLOCK, min(len(images), (block + 1) * BLOCK))
-                made = network(gather(span))
-                if self._vectors is None:
-                    self._vectors = made.new_zeros(len(images), made.shape[1])
-                self._vectors[span[0] : span[-1] + 1] = made
-                self._known[block] = True
-        assert self._vectors is not None
-        index = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
-        return self._vectors[index.reshape(-1)].reshape(*rows.shape, -1)
-
-
-def _running_scores(
-    network: nn.Module, features: _Features, batch: TaskBatch, images: ImageSet, device: torch.device
-) -> torch.Tensor:
-    """Return the scores (t, q, k) of tasks whose images are embedded one by one, with running statistics."""
-    network.eval()
-    labels = torch.from_numpy(np.array(batch.support_labels)).long().to(device)
-    query = np.where(batch.query >= 0, batch.query, batch.support[:, :1])
-    features.of(np.concatenate([batch.support, query], 1), network, images, device)
-    dim = features.of(batch.support[:1, :1], network, images, device).shape[-1]
-    size = max(1, MAX_ELEMENTS // max(1, dim * (batch.query.shape[1] * batch.n_way + batch.support.shape[1])))
-    made = []
-    for start in range(0, len(batch), size):
-        cut = slice(start, start + size)
-        support = features.of(batch.support[cut], network, images, device)
-        prototypes = _prototypes(support, labels[cut], batch.n_way)
-        made.append(_scores(features.of(query[cut], network, images, device), prototypes))
-    return torch.cat(made)
+    prototypes = class_means(features[None, :n_support], labels[None], n_way)
+    return nearness(features[None, n_support:], prototypes)[0]
 
 
 class ProtoNetsPredictor:
@@ -137,27 +87,23 @@ class ProtoNetsPredictor:
                 made.append(_task_scores(network, self._norm, support, labels, query, self._n_way))
             else:
                 network.eval()
-                prototypes = _prototypes(network(support)[None], labels[None], self._n_way)
-                made.append(_scores(network(query)[None], prototypes)[0])
+                prototypes = class_means(network(support)[None], labels[None], self._n_way)
+                made.append(nearness(network(query)[None], prototypes)[0])
         scores = torch.cat(made) if made else support.new_zeros(0, self._n_way)
         return Predictions(images.ids, scores=scores.cpu().numpy())
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the network and the support set."""
-        arrays = {f"network.{name}": values for name, values in module_arrays(self.network).items()}
-        return arrays | {"support": self._support, "labels": self._labels}, {"norm": self._norm, "n_way": self._n_way}
+        return network_arrays(self.network) | {"support": self._support, "labels": self._labels}, {
+            "norm": self._norm,
+            "n_way": self._n_way,
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> ProtoNetsPredictor:
         """Build the predictor from `to_arrays`' result."""
-        network = _loaded(arrays, inputs["backbone"], tuple(arrays["support"].shape[1:]))
+        network = network_from(arrays, inputs["backbone"], tuple(arrays["support"].shape[1:]))
         return cls(network, meta["norm"], arrays["support"], arrays["labels"], meta["n_way"])
-
-
-def _loaded(arrays: Mapping[str, Array], backbone: Backbone, shape: tuple[int, ...]) -> nn.Module:
-    network = backbone.build(shape, 0, torch_generator(0))
-    prefix = "network."
-    return load_module(network, {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}).eval()
 
 
 class ProtoNetsModel:
@@ -167,7 +113,7 @@ class ProtoNetsModel:
         self.network = network
         self.norm = norm
         self._shape = shape
-        self._features: weakref.WeakKeyDictionary[ImageSet, _Features] = weakref.WeakKeyDictionary()
+        self._features = FeaturesOf()
 
     def classify(self, batch: TaskBatch, images: ImageSet, run: Run) -> Array:
         """Return minus the squared distances to the prototypes, (t, q, k) float32; 0 for padding.
@@ -177,24 +123,24 @@ class ProtoNetsModel:
         return self._classify(batch, images, run, run.track(range(len(batch)), name="tasks"))
 
     @torch.no_grad()
-    def _classify(self, batch: TaskBatch, images: ImageSet, run: Run, order: Iterable[int]) -> Array:
+    def _classify(self, batch: TaskBatch, images: ImageSet, run: Run, order: Iterable[int] | None) -> Array:
         network = self.network.to(run.device)
         if self.norm in ("support", "transductive"):
             scores = self._task_by_task(network, batch, images, run, order)
         else:
-            features = self._features.setdefault(images, _Features())
-            scores = _running_scores(network, features, batch, images, run.device)
+            features = self._features.setdefault(images, Features())
+            scores = task_scores(features, network.eval(), batch, images, run.device, partial(_scores, batch.n_way))
         known = torch.from_numpy(batch.query_known).to(run.device)
         return np.asarray(scores.masked_fill(~known[..., None], 0.0).cpu().numpy())
 
     def _task_by_task(
-        self, network: nn.Module, batch: TaskBatch, images: ImageSet, run: Run, order: Iterable[int]
+        self, network: nn.Module, batch: TaskBatch, images: ImageSet, run: Run, order: Iterable[int] | None
     ) -> torch.Tensor:
         gather = Gather(images, run.device)
         labels = torch.from_numpy(np.array(batch.support_labels)).long().to(run.device)
         known = batch.query_known
         scores = torch.zeros(*batch.query.shape, batch.n_way, device=run.device)
-        for i in order:
+        for i in range(len(batch)) if order is None else order:
             support, query = gather(batch.support[i]), gather(batch.query[i][known[i]])
             where = torch.from_numpy(known[i]).to(run.device)
             scores[i, where] = _task_scores(network, self.norm, support, labels[i], query, batch.n_way)
@@ -213,14 +159,13 @@ class ProtoNetsModel:
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the network."""
-        arrays = {f"network.{name}": values for name, values in module_arrays(self.network).items()}
-        return arrays, {"norm": self.norm, "shape": list(self._shape)}
+        return network_arrays(self.network), {"norm": self.norm, "shape": list(self._shape)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> ProtoNetsModel:
         """Build the model from `to_arrays`' result."""
         shape = tuple(meta["shape"])
-        return cls(_loaded(arrays, inputs["backbone"], shape), meta["norm"], shape)
+        return cls(network_from(arrays, inputs["backbone"], shape), meta["norm"], shape)
 
 
 @dataclass(frozen=True)
@@ -280,15 +225,14 @@ class ProtoNets:
             if due and validation is not None and validation_tasks is not None:
                 # A model of its own: the features that it keeps are of this step's network.
                 model = ProtoNetsModel(network, norm, images.shape)
-                run.log(**_validation_accuracies(model, validation, validation_tasks, run))
+                # Without `run.track`: a stop must wait for the loop, which saves.
+                classify = partial(model._classify, images=validation, run=run, order=None)
+                run.log(**validation_accuracies(classify, validation_tasks))
         return ProtoNetsModel(network.eval(), norm, images.shape)
 
     def _norm_of(self, network: nn.Module, pair: torch.Tensor) -> str:
         """Return `norm`, or `none` where the network has no batch norm."""
-        network.eval()
-        with torch.no_grad():
-            together, alone = network(pair)[:1], network(pair[[0, 0]])[:1]
-        independent = torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
+        independent = embeds_alone(network, pair)
         if self.norm != "transductive" and not independent:
             raise PipelineError(
                 f"protonets.norm: found '{self.norm}' with a backbone that always normalises with the whole batch; "
@@ -310,24 +254,11 @@ class ProtoNets:
             n_support = batch.support.shape[1]
             support_labels = torch.from_numpy(np.array(batch.support_labels[i])).long().to(gather.device)
             labels = torch.from_numpy(np.array(batch.query_labels[i][known])).long().to(gather.device)
-            prototypes = _prototypes(features[:, :n_support], support_labels[None], batch.n_way)
-            scores = _scores(features[:, n_support:], prototypes)[0]
+            prototypes = class_means(features[:, :n_support], support_labels[None], batch.n_way)
+            scores = nearness(features[:, n_support:], prototypes)[0]
             loss = functional.cross_entropy(scores, labels)
             torch.autograd.backward(loss / len(batch))
             losses.append(loss.detach())
             right.append((scores.argmax(-1) == labels).double().mean())
         adam.step()
         return torch.stack(losses).mean(), torch.stack(right)
-
-
-def _validation_accuracies(
-    model: ProtoNetsModel, validation: ImageSet, validation_tasks: TaskStream, run: Run
-) -> dict[str, float]:
-    """Return the mean accuracy for each way and shot of the validation tasks, named for the log."""
-    found = {}
-    for batch in validation_tasks.batches():
-        # Without `run.track`: a stop must wait for the loop, which saves.
-        scores = torch.from_numpy(model._classify(batch, validation, run, range(len(batch))))
-        name = f"validation_accuracy_{batch.n_way}_way_{batch.n_shot}_shot"
-        found[name] = float(accuracies(scores, batch.query_labels).mean())
-    return found
