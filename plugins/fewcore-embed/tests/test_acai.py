@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from fewcore import DataError, ImageSet, ImageSpec, Interrupted, Run
-from fewcore_embed.acai import Acai, AcaiEncoder, Lift, decoder_layers, encoder_layers, fill_gradients
+from fewcore_embed.acai import Acai, AcaiEncoder, fill_gradients
+from fewcore_embed.acai_network import Lift, decoder_layers, encoder_layers, n_scales
+from fewcore_embed.passes import Passes
 
 
 def image_set(n=24, size=8, channels=1, dtype=np.uint8, seed=0, value_range=(0, 255)):
@@ -141,6 +143,28 @@ def test_networks_have_the_sizes_of_the_paper():
     assert sum(p.numel() for p in decoder_layers(1, 16, 16, 3).parameters()) == sum((9 * i + 1) * o for i, o in plan)
 
 
+def test_at_64_pixels_there_is_one_more_block_of_two_layers_of_512_filters():
+    """As 64 filters double at each scale, the fourth scale of 64 x 64 pictures has 512; 32 x 32 have three scales."""
+
+    def filters(layers):
+        return [m.out_channels for m in layers.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+
+    assert (n_scales(32), n_scales(64)) == (3, 4)
+    down = filters(encoder_layers(3, 64, 16, 4))
+    assert down == [64, 64, 128, 128, 256, 256, 512, 512, 1024, 16]
+    # the first layer is the Lift's, the first of scale 0; the layer to 1024 follows the last pool
+    assert filters(decoder_layers(3, 64, 16, 4)) == [512, 512, 256, 256, 128, 128, 64, 64, 64, 3]
+
+
+def test_images_of_64_pixels_have_a_map_of_4_x_4():
+    images = image_set(n=6, size=64, channels=3)
+    encoder = Acai(dim=32, filters=2, steps=1, batch_size=2).fit(images, Run(0))
+    assert (encoder.network.side, encoder.network.scales) == (64, 4)
+    assert encoder.embed(images, Run(0)).shape == (6, 32)
+    pools = [m for m in encoder.network.modules() if isinstance(m, torch.nn.AvgPool2d)]
+    assert len(pools) == 4
+
+
 def test_initial_weights_have_the_variance_of_the_paper():
     encoder = Acai(dim=256, filters=16, steps=1, learning_rate=0.0).fit(image_set(size=28), Run(0))
     layer = [m for m in encoder.network.modules() if isinstance(m, torch.nn.Conv2d)][-2]
@@ -221,14 +245,12 @@ def test_training_learns_to_reconstruct():
 
 
 def test_order_passes_over_every_image_once():
-    from fewcore_embed.acai import _Order
-
-    order = _Order(5, 7, 3)
+    order = Passes(5, 7, 3)
     drawn = np.concatenate([order.at(step) for step in range(7)])
     for start in (0, 7, 14):
         assert sorted(drawn[start : start + 7]) == list(range(7))
-    np.testing.assert_array_equal(_Order(5, 7, 3).at(4), drawn[12:15])
-    assert sorted(_Order(0, 2, 5).at(0)[:2]) == [0, 1]
+    np.testing.assert_array_equal(Passes(5, 7, 3).at(4), drawn[12:15])
+    assert sorted(Passes(0, 2, 5).at(0)[:2]) == [0, 1]
 
 
 def test_errors_say_what_to_do():

@@ -14,6 +14,19 @@ def fewcore_embedders() -> list[Component]:
     return [
         Component("acai", f"{here}.acai:Acai", "an autoencoder whose interpolations look real", "arXiv:1807.07543"),
         Component(
+            "bigan",
+            f"{here}.bigan:Bigan",
+            "the encoder of a GAN that tells pairs of picture and code apart",
+            "arXiv:1605.09782",
+        ),
+        Component(
+            "infogan",
+            f"{here}.infogan:Infogan",
+            "sort and style that a GAN's generator puts into pictures, read off images",
+            "arXiv:1606.03657",
+        ),
+        Component("vae", f"{here}.vae:Vae", "the posterior mean of a variational autoencoder", "arXiv:1312.6114"),
+        Component(
             "pixels",
             f"{here}.pixels:Pixels",
             "pixels, normalised by image and whitened (ZCA)",

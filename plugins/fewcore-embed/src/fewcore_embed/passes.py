@@ -1,0 +1,27 @@
+"""The images of each training step: one shuffled pass over the set after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fewcore import Array, child_seed, numpy_generator
+
+
+class Passes:
+    """Rows of each step, a pure function of seed and step: passes over all n images follow each other without a gap, and
+    every step has `batch_size` images.
+    """
+
+    def __init__(self, seed: int, n: int, batch_size: int) -> None:
+        self.seed, self.n, self.batch_size = seed, n, batch_size
+        self._orders: dict[int, Array] = {}
+
+    def at(self, step: int) -> Array:
+        """Return the rows of a step, (batch_size,)."""
+        epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.n)
+        needed = range(int(epochs[0]), int(epochs[-1]) + 1)
+        self._orders = {epoch: self._orders.get(epoch, np.empty(0, np.int64)) for epoch in needed}
+        for epoch in needed:
+            if not len(self._orders[epoch]):
+                self._orders[epoch] = numpy_generator(child_seed(self.seed, epoch)).permutation(self.n)
+        return np.array([self._orders[int(epoch)][place] for epoch, place in zip(epochs, places, strict=True)])
