@@ -25,7 +25,7 @@ def fewcore_datasets() -> list[Component]:
 
     `load` computes nothing across images: what has statistics is a fitted stage. fewcore shuffles the rows, cuts the
     splits and hides the targets. A data set that reads files has `sources()`, which lists them, so that changed files
-    are noticed.
+    are noticed; where they are very many it lists their folder. Images that fill gigabytes go into `run.zeros(...)`.
 
     ```python
     # plugin.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +14,14 @@ import numpy as np
 import torch
 
 from fewcore import checkpoint
+from fewcore.contracts import Array
 from fewcore.errors import Interrupted, NumericalError, PipelineError
 from fewcore.seeds import numpy_generator, torch_generator
 
 T = TypeVar("T")
 RECORDS_PER_LOOP = 200
+LARGE_ARRAY = 2**30
+"""Bytes above which an array is a file."""
 
 
 class ProgressSink(Protocol):
@@ -99,6 +103,19 @@ class Run:
         if self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="fewcore-")
         return Path(self._scratch.name)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str | np.dtype[Any] | type[Any]) -> Array:
+        """Return an array of zeros to be filled: in memory, or above 1 GiB in a mapped file that is gone with the array.
+
+        So images need no more memory than is looked at, however many they are. The file is on the disk that TMPDIR names;
+        its room is taken at once, because a mapped file that cannot grow would end the process.
+        """
+        n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if n_bytes <= LARGE_ARRAY:
+            return np.zeros(shape, dtype)
+        with tempfile.TemporaryFile(prefix="fewcore-") as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+            return np.memmap(file, dtype, "r+", shape=shape)
 
     def loop(self, n_steps: int, *, name: str = "train", **state: Any) -> Iterator[int]:
         """Yield the steps that are still to do, from 0 to `n_steps` - 1; progress, checkpoints and Ctrl-C are seen to.

@@ -306,7 +306,7 @@ class Session:
     def _make(self, node: Node, run: Run) -> tuple[Arrays, dict[str, Any]]:
         value = self._call(node, run)
         if node.stage.kind == "dataset":
-            value = shuffled(value, node.key)
+            value = shuffled(value, node.key, run.zeros)
             _check_images(value, node.stage.name)
         expected = result_class(node.stage)
         if not isinstance(value, expected):

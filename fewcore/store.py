@@ -59,6 +59,22 @@ def file_digest(path: Path) -> str:
     return total.hexdigest()
 
 
+def folder_digest(path: Path) -> str:
+    """Return a digest of the names, sizes and times of change of all files in a folder, however deep; none is read."""
+    return digest(sorted([name[len(str(path)) :], *facts] for name, *facts in _listed(str(path))))
+
+
+def _listed(folder: str) -> Iterator[tuple[str, int, int]]:
+    """Yield path, size in bytes and time of change of every file in a folder; links are files."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _listed(entry.path)
+            else:
+                stat = entry.stat()
+                yield entry.path, stat.st_size, stat.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class Entry:
     """A stored result: its arrays, its JSON, the recipe that made it, and facts about the making."""
@@ -180,7 +196,9 @@ class Store:
         shutil.rmtree(self.checkpoints(key), ignore_errors=True)
 
     def fingerprint(self, path: Path) -> str:
-        """Return the sha256 of a file, computed once for each path, size and time of change."""
+        """Return the sha256 of a file, computed once for each path, size and time of change, or a folder's digest."""
+        if path.is_dir():
+            return folder_digest(path)
         stat = path.stat()
         name = digest(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
         note = self.root / "files" / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,9 +15,10 @@ MEMORY_SHARE = 0.5
 
 
 def _fits(n_bytes: int, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    free, _ = torch.cuda.mem_get_info(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return n_bytes < MEMORY_SHARE * free
 
 
@@ -25,8 +27,8 @@ class Gather:
 
     `gather(index)` with an integer index of any shape (...) returns (..., c, h, w) float32; uint8 images are divided by
     255, others keep their range. Negative indices, which stand for padding, give the first image: what is made of them
-    must be masked. The set lies on the device once, in its own dtype; where it would take more than half of the
-    device's free memory it stays on the host and only what is asked for travels.
+    must be masked. The set lies on the device once, in its own dtype; where it would take more than half of a GPU's free
+    memory, or of the machine's, it stays where it is, in a file perhaps, and only what is asked for travels.
     """
 
     def __init__(self, images: ImageSet, device: torch.device) -> None:

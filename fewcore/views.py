@@ -5,7 +5,7 @@ Every component meets data through `view`: it gets the rows of one split, and of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,12 +16,15 @@ from fewcore.errors import DataError, PipelineError, Problem, did_you_mean
 from fewcore.seeds import child_seed, numpy_generator
 
 Show = Literal["nothing", "known", "all"]
+CHUNK = 2**26
+"""Bytes of images that are moved at a time."""
 
 
-def shuffled(images: ImageSet, source: str) -> ImageSet:
+def shuffled(images: ImageSet, source: str, zeros: Callable[..., Array] = np.zeros) -> ImageSet:
     """Return the set with its rows in one fixed shuffled order, numbered anew, the rows of a split side by side.
 
-    The order of files tells the class, and so may ids: both are taken away here, once, for all runs.
+    The order of files tells the class, and so may ids: both are taken away here, once, for all runs. `zeros(shape, dtype)`
+    makes the array of the images in their new order.
     """
     order = numpy_generator(child_seed(0, "row order")).permutation(len(images))
     place = {split: rank for rank, split in enumerate(images.splits)}
@@ -33,7 +36,7 @@ def shuffled(images: ImageSet, source: str) -> ImageSet:
     _, groups = np.unique(images.groups[order], return_inverse=True)
     return replace(
         images,
-        images=images.images[order],
+        images=_in_order(images.images, order, zeros),
         ids=np.arange(len(images)),
         groups=groups.astype(np.int64),
         targets={name: replace(t, values=t.values[order]) for name, t in images.targets.items()},
@@ -41,6 +44,15 @@ def shuffled(images: ImageSet, source: str) -> ImageSet:
         geometry={name: values[order] for name, values in images.geometry.items()},
         source=source,
     )
+
+
+def _in_order(array: Array, order: Array, zeros: Callable[..., Array]) -> Array:
+    """Return the rows of an array in another order, moved in chunks, since images may be more than the memory holds."""
+    made = zeros(array.shape, array.dtype)
+    step = max(1, CHUNK // max(1, array[:1].nbytes))
+    for start in range(0, len(order), step):
+        made[start : start + step] = array[order[start : start + step]]
+    return made
 
 
 def with_target(images: ImageSet, said: Any) -> ImageSet:
@@ -135,14 +147,10 @@ def known_rows(images: ImageSet, spec: Mapping[str, Any] | None, seed: int) -> A
     for number, stratum in enumerate(strata):
         even = budget // len(strata) + (number < budget % len(strata))
         quota = int(stratum.sum()) if whole else per_class if per_class is not None else even
-        order = numpy_generator(child_seed(seed, "known labels", number)).permutation(np.unique(images.groups[stratum]))
-        taken = 0
-        for group in order:
-            if taken >= quota:
-                break
-            members = stratum & (images.groups == group)
-            known |= members
-            taken += int(members.sum())
+        groups, sizes = np.unique(images.groups[stratum], return_counts=True)
+        order = numpy_generator(child_seed(seed, "known labels", number)).permutation(len(groups))
+        before = np.cumsum(sizes[order]) - sizes[order]
+        known |= stratum & np.isin(images.groups, groups[order[before < quota]])
     return known
 
 

@@ -271,6 +271,29 @@ def test_scratch_is_gone_with_the_run():
     assert not folder.exists()
 
 
+def test_small_arrays_lie_in_memory_and_large_ones_in_a_file_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr("fewcore.run.LARGE_ARRAY", 12)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run = Run()
+    small, large, other = run.zeros((3, 4), np.uint8), run.zeros((3, 5), np.uint8), run.zeros((2, 6), "float32")
+    assert [isinstance(array, np.memmap) for array in (small, large, other)] == [False, True, True]
+    large[1] = 7
+    assert [array.sum() for array in (small, large, other)] == [0, 35, 0]
+    assert (large.shape, other.dtype) == ((3, 5), np.float32)
+    # Nothing is left behind, however the process ends.
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_noticed_before_a_file_is_filled(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fewcore.run.LARGE_ARRAY", 0)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Run().zeros((3,), np.uint8)
+
+
 def test_devices_by_name():
     assert device_named("cpu") == torch.device("cpu")
     assert device_named("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

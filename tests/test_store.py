@@ -325,6 +325,27 @@ def test_files_are_read_once_for_each_path_size_and_time(tmp_path):
     assert store.fingerprint(path) == file_digest(path) != first
 
 
+def test_a_folder_is_known_by_the_names_sizes_and_times_of_its_files(tmp_path):
+    store, folder = Store(tmp_path / "store"), tmp_path / "images"
+    (folder / "a").mkdir(parents=True)
+    (folder / "b").mkdir()
+    for name in ("a/1", "a/2", "b/1"):
+        (folder / name).write_bytes(b"one")
+        os.utime(folder / name, ns=(0, 0))
+    seen = [store.fingerprint(folder)]
+    assert store.fingerprint(folder) == seen[0]
+    os.utime(folder / "b/1", ns=(0, 1))
+    seen.append(store.fingerprint(folder))
+    (folder / "b/1").write_bytes(b"more")
+    os.utime(folder / "b/1", ns=(0, 1))
+    seen.append(store.fingerprint(folder))
+    (folder / "b/1").rename(folder / "a/3")
+    seen.append(store.fingerprint(folder))
+    (folder / "a/3").unlink()
+    seen.append(store.fingerprint(folder))
+    assert len(set(seen)) == len(seen)
+
+
 def test_recipes_are_noted_by_pipeline_cell_and_stage(tmp_path):
     store = Store(tmp_path)
     store.note_recipe("p", "seed 1", "embed", RECIPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,22 @@ def test_shuffling_is_the_same_for_all_runs_and_puts_splits_side_by_side():
         "test": (36, 53),
     }
     assert set(of_pixels(one)[rows["test"]]) == set(range(36, 54))
+
+
+def test_images_in_a_file_are_moved_in_chunks_into_another(tmp_path, monkeypatch):
+    before = images(splits=own_splits())
+    mapped = np.memmap(tmp_path / "images", np.float32, "w+", shape=before.images.shape)
+    mapped[:] = before.images
+    made = []
+
+    def zeros(shape, dtype):
+        made.append(np.memmap(tmp_path / "shuffled", dtype, "w+", shape=shape))
+        return made[0]
+
+    monkeypatch.setattr("fewcore.views.CHUNK", 7 * before.images[0].nbytes)
+    after = shuffled(replace(before, images=mapped), "key", zeros)
+    assert after.images is made[0]
+    np.testing.assert_array_equal(after.images, shuffled(before, "key").images)
 
 
 # ---- targets

@@ -88,14 +88,14 @@ def targets_are_sane(offer: Offer, setup: Setup) -> None:
 
 
 def sources_are_files(offer: Offer, setup: Setup) -> None:
-    """`sources()`, where there is one, lists files that exist, so that changed files are noticed."""
+    """`sources()`, where there is one, lists files and folders that exist, so that changed files are noticed."""
     trial = Trial(offer, setup)
     if not hasattr(trial.component, "sources"):
         return
     listed = trial.attempt("sources", trial.component.sources)
     for path in listed:
-        if not (isinstance(path, Path) and path.is_file()):
-            complain(offer, f"{path!r} in sources()", "paths of files that exist")
+        if not (isinstance(path, Path) and path.exists()):
+            complain(offer, f"{path!r} in sources()", "paths of files or folders that exist")
 
 
 def encoder_keeps_its_shapes(offer: Offer, setup: Setup) -> None:
