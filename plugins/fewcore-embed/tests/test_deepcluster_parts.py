@@ -336,6 +336,15 @@ def test_the_last_relu_is_found_where_the_network_ends_in_it():
     assert list(dict(ends.named_children())) == ["0", "1", "2", "3", "4"]
 
 
+def test_vgg_of_timm_ends_in_its_last_relu():
+    """So `{backbone: timm, model: vgg16_bn}` is clustered as the paper's VGG is: here the same class, with few layers."""
+    from timm.models.vgg import VGG
+
+    with torch.random.fork_rng(devices=[]):
+        network = VGG([4, "M", 8, "M"], num_classes=0, norm_layer=nn.BatchNorm2d, mlp_ratio=0.01)
+    assert last_relu(network, torch.from_numpy(pixels(2, 3, 28, 28))) == "pre_logits.act2"
+
+
 def test_dropout_draws_from_the_seed_and_leaves_global_state_alone():
     drop, state = nn.Dropout(0.5), torch.get_rng_state()
     outputs = []

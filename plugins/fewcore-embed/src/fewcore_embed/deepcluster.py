@@ -111,7 +111,7 @@ class DeepCluster:
     VGG); `relu: true` takes what leaves it. Of other networks it is their feature as it is.
 
     `choose` says which epoch's network and clusters are kept: `last`; `nmi`, the first at which the normalised mutual
-    information of an epoch's clusters with those before no longer grows; `silhouette`, that of the largest mean
+    information of an epoch's clusters with those before no longer grows, or the last; `silhouette`, that of the largest mean
     silhouette of the clustered points, among trained epochs whose n_clusters clusters all have `min_size` images and the
     share `min_share`, since the silhouette is largest where one outlier stands against the rest.
 

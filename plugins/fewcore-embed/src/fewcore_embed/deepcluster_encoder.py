@@ -88,17 +88,23 @@ def without(network: nn.Module, name: str) -> Iterator[None]:
 def features_of(
     network: DeepClusterNetwork, left_out: str, gather: Gather, dim: int, batches: Iterable[Array], n: int
 ) -> Array:
-    """Return the features of the images in `batches` of rows, (n, e) float32, in evaluation mode, one ReLU left out.
+    """Return the features of n images, (n, e) float32, in evaluation mode and without one ReLU.
+
+    `batches` are their rows as `batches_of` cuts them. From a GPU features travel while the next are computed.
 
     Raises:
         NumericalError: there is NaN or infinity among them.
 
     """
-    features = np.empty((n, dim), np.float32)
+    cuda = gather.device.type == "cuda"
+    kept = torch.empty(n, dim, pin_memory=cuda)
     network.eval()
     with without(network, left_out):
         for rows in batches:
-            features[rows] = network(gather(rows)).cpu().numpy()
+            kept[int(rows[0]) : int(rows[-1]) + 1].copy_(network(gather(rows)), non_blocking=cuda)
+    if cuda:
+        torch.cuda.synchronize(gather.device)
+    features: Array = kept.numpy()
     if not np.isfinite(features).all():
         raise NumericalError(
             "deepcluster: found NaN or infinity in the features; expected finite numbers (lower learning_rate)"
