@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from fewcore import Embeddings, ImageSet, ImageSpec, Run, Target, TaskBatch
 
@@ -123,3 +124,12 @@ def assert_padding_changes_nothing(model, batch, images):
     whole, cut = (model.classify(hidden(b), images, Run()) for b in (batch, padded))
     assert (cut[:, -3:] == 0).all()
     np.testing.assert_array_equal(cut[:, :-3], whole[:, :-3])
+
+
+def own_parameters(network, t, seed=1):
+    """Different parameters for each task, with a leading t."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (p.detach() + 0.3 * torch.randn(t, *p.shape, dtype=p.dtype, generator=generator)).requires_grad_()
+        for name, p in network.named_parameters()
+    }

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data_layouts import write_celeba, write_imagenet, write_mini_imagenet, write_mnist
 from PIL import Image
 
 from fewcore import Run
@@ -24,7 +25,12 @@ def small_omniglot(folder: Path) -> dict[str, Any]:
 
 
 OPTIONS = {
+    "celeba": write_celeba,
+    "imagenet": write_imagenet,
+    "mini-imagenet": write_mini_imagenet,
+    "mnist": write_mnist,
     "attribute-tasks": {"attributes": [0, 4], "n_shot": 2, "n_query": 3, "n_tasks": 20},
+    "cactus-resnet": {"widths": [4, 6]},
     "maml": {"iterations": 3, "test_steps": 2},
     "mlp": {"epochs": [2], "dropouts": [0.0], "default_epochs": 2},
     "omniglot": small_omniglot,

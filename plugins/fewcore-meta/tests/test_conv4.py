@@ -7,6 +7,7 @@ import gc
 import numpy as np
 import pytest
 import torch
+from few_shot_samples import own_parameters
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -30,15 +31,6 @@ def build(variant="stride", n_outputs=4, shape=(2, 9, 8), n_blocks=2, dtype=torc
 
 def draw(*shape, seed=0):
     return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def own_parameters(network, t, seed=1):
-    """Different parameters for each task, with a leading t."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: (p.detach() + 0.3 * torch.randn(t, *p.shape, dtype=p.dtype, generator=generator)).requires_grad_()
-        for name, p in network.named_parameters()
-    }
 
 
 def transcription(network, x):

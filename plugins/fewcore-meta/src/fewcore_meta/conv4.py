@@ -14,11 +14,7 @@ from torch.nn.utils import skip_init
 
 from fewcore import DataError, option
 from fewcore_meta.second_order import Plan, SupportGradient, fold, pool_features
-
-
-def _repeated(parameter: Tensor, n_dims: int, n_tasks: int) -> Tensor:
-    """Return the parameter with a leading t, whether it has one or is shared by all tasks."""
-    return parameter if parameter.dim() == n_dims + 1 else parameter.expand(n_tasks, *parameter.shape)
+from fewcore_meta.task_layers import batch_norm, normalised, repeated
 
 
 class Conv4Network(nn.Module):
@@ -48,10 +44,7 @@ class Conv4Network(nn.Module):
             entering = channels if index == 0 else filters
             # skip_init: torch's own first weights would be drawn from the global generator
             convolution = skip_init(nn.Conv2d, entering, filters, 3, stride=self.stride, padding=1, bias=False)  # type: ignore[no-untyped-call]
-            norm = nn.BatchNorm2d(filters, eps=eps)
-            if not scale:
-                del norm.weight
-                norm.register_buffer("weight", torch.ones(filters))
+            norm = batch_norm(filters, eps=eps, scale=scale)
             blocks.append(nn.ModuleDict({"convolution": convolution, "norm": norm}))
         self.blocks = nn.ModuleList(blocks)
         self.head: nn.Linear | None = skip_init(nn.Linear, n_features, n_outputs) if n_outputs else None  # type: ignore[no-untyped-call]
@@ -91,17 +84,17 @@ class Conv4Network(nn.Module):
         z = fold(x)
         for index, block in enumerate(self.blocks):
             assert isinstance(block, nn.ModuleDict)
-            weight = _repeated(parameters[f"blocks.{index}.convolution.weight"], 4, t).flatten(0, 1)
+            weight = repeated(parameters[f"blocks.{index}.convolution.weight"], 4, t).flatten(0, 1)
             y = functional.conv2d(z, weight, None, self.stride, 1, 1, t)
             norm = block["norm"]
             scale = parameters[f"blocks.{index}.norm.weight"] if self.scale else norm.get_buffer("weight")
-            scale, offset = (_repeated(v, 1, t) for v in (scale, parameters[f"blocks.{index}.norm.bias"]))
-            z = _normalised(y, scale, offset, norm, counted, running, momentum).relu_()
+            scale, offset = (repeated(v, 1, t) for v in (scale, parameters[f"blocks.{index}.norm.bias"]))
+            z = normalised(y, scale, offset, norm, counted, running, momentum).relu_()
             z = functional.max_pool2d(z, 2) if self.pools else z
         features = pool_features(z, t, self.pools)
         if self.head is None:
             return features
-        head, bias = _repeated(parameters["head.weight"], 2, t), _repeated(parameters["head.bias"], 1, t)
+        head, bias = repeated(parameters["head.weight"], 2, t), repeated(parameters["head.bias"], 1, t)
         return torch.baddbmm(bias.unsqueeze(1), features, head.transpose(1, 2))
 
     def loss_gradients(
@@ -116,9 +109,9 @@ class Conv4Network(nn.Module):
         assert self.head is not None
         t = len(x)
         names = [f"blocks.{index}.convolution.weight" for index in range(len(self.blocks))]
-        weights = [_repeated(parameters[name], 4, t) for name in names]
-        offsets = [_repeated(parameters[f"blocks.{i}.norm.bias"], 1, t) for i in range(len(self.blocks))]
-        head, bias = _repeated(parameters["head.weight"], 2, t), _repeated(parameters["head.bias"], 1, t)
+        weights = [repeated(parameters[name], 4, t) for name in names]
+        offsets = [repeated(parameters[f"blocks.{i}.norm.bias"], 1, t) for i in range(len(self.blocks))]
+        head, bias = repeated(parameters["head.weight"], 2, t), repeated(parameters["head.bias"], 1, t)
         spare = self.head.out_features - n_way
         one_hot = functional.one_hot(labels, n_way).to(x.dtype)
         plan = Plan(t, n_way, self.stride, self.pools, self.eps)
@@ -128,35 +121,6 @@ class Conv4Network(nn.Module):
             head_made = functional.pad(head_made, (0, 0, 0, spare))
             bias_made = functional.pad(bias_made, (0, spare))
         return loss, dict(zip([*names, "head.weight", "head.bias"], [*made, head_made, bias_made], strict=True))
-
-
-def _normalised(
-    y: Tensor, scale: Tensor, offset: Tensor, norm: nn.Module, counted: Tensor | None, running: bool, momentum: float
-) -> Tensor:
-    """Return batch norm of (n, t*f, h, w) with scale and offset (t, f), task by task, as plain differentiable operations."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    t, f = scale.shape
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    if counted is None and not running and not momentum:
-        gamma, beta = scale.flatten(), offset.flatten()
-        plain: Tensor = functional.batch_norm(y, None, None, gamma, beta, True, 0.0, norm.eps)
-        return plain
-    tasks = y.view(len(y), t, f, *y.shape[2:])
-    if running:
-        mean, var = (v.view(1, 1, f, 1, 1) for v in (norm.running_mean, norm.running_var))
-    else:
-        n, _, _, h, w = tasks.shape
-        share = torch.ones(t, n, dtype=y.dtype, device=y.device) if counted is None else counted.to(y.dtype)
-        share = (share / share.sum(1, keepdim=True) / (h * w)).t().reshape(n, t, 1, 1, 1)
-        mean = (tasks * share).sum((0, 3, 4), keepdim=True)
-        var = ((tasks - mean).square() * share).sum((0, 3, 4), keepdim=True)
-        if momentum:
-            with torch.no_grad():
-                norm.running_mean.lerp_(mean.detach().view(t, f).mean(0).to(norm.running_mean), momentum)
-                norm.running_var.lerp_(var.detach().view(t, f).mean(0).to(norm.running_var), momentum)
-    slope = (var + norm.eps).rsqrt() * scale.view(1, t, f, 1, 1)
-    return ((tasks - mean) * slope + offset.view(1, t, f, 1, 1)).flatten(1, 2)
 
 
 def _map_size(side: int, n_blocks: int, pools: bool) -> int:

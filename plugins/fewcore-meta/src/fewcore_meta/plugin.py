@@ -38,14 +38,41 @@ def fewcore_meta_learners() -> list[Component]:
 @hookimpl
 def fewcore_backbones() -> list[Component]:
     """Offer the backbones."""
-    return [Component("conv4", "fewcore_meta.conv4:Conv4", "four blocks of 3 x 3 convolutions", "arXiv:1703.03400")]
+    here = "fewcore_meta"
+    return [
+        Component("conv4", f"{here}.conv4:Conv4", "four blocks of 3 x 3 convolutions", "arXiv:1703.03400"),
+        Component(
+            "fully-connected",
+            f"{here}.fully_connected:FullyConnected",
+            "hidden layers, for embeddings as images",
+            CACTUS,
+        ),
+        Component(
+            "cactus-resnet", f"{here}.cactus_resnet:CactusResNet", "residual blocks, for 224 x 224 pixels", CACTUS
+        ),
+    ]
 
 
 @hookimpl
 def fewcore_datasets() -> list[Component]:
     """Offer the data sets."""
+    here = "fewcore_meta"
     doi = "doi:10.1126/science.aab3050"
-    return [Component("omniglot", "fewcore_meta.omniglot:Omniglot", "1,623 handwritten characters", doi)]
+    ravi = "https://openreview.net/forum?id=rJY0-Kcll"
+    return [
+        Component("omniglot", f"{here}.omniglot:Omniglot", "1,623 handwritten characters", doi),
+        Component("mnist", f"{here}.mnist:Mnist", "70,000 handwritten digits", "doi:10.1109/5.726791"),
+        Component(
+            "mini-imagenet", f"{here}.mini_imagenet:MiniImageNet", "100 classes of ImageNet, 600 images each", ravi
+        ),
+        Component("celeba", f"{here}.celeba:CelebA", "202,599 faces with 40 binary attributes", "arXiv:1411.7766"),
+        Component(
+            "imagenet",
+            f"{here}.imagenet:ImageNet",
+            "1.28 million photographs of 1,000 classes, miniImageNet's test classes held out",
+            "doi:10.1007/s11263-015-0816-y",
+        ),
+    ]
 
 
 @hookimpl
