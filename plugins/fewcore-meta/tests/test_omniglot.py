@@ -301,19 +301,19 @@ def test_a_download_is_whole_and_right_or_not_there(server, tmp_path):
     content = bytes(range(256)) * 1000
     (served / "x.zip").write_bytes(content)
     target, right = tmp_path / "new" / "x.zip", hashlib.sha256(content).hexdigest()
-    fetch_file(f"{address}/x.zip", len(content), right, target)
+    fetch_file(f"{address}/x.zip", len(content), right, target, "omniglot")
     assert target.read_bytes() == content
     target.unlink()
     by_hand = f"(download {address}/x.zip by hand to {target})"
     for n_bytes, digest in ((len(content), "0" * 64), (100, right), (len(content) + 1, right)):
         with pytest.raises(DataError) as caught:
-            fetch_file(f"{address}/x.zip", n_bytes, digest, target)
+            fetch_file(f"{address}/x.zip", n_bytes, digest, target, "omniglot")
         assert f"; expected {n_bytes:,} bytes with SHA-256 {digest} {by_hand}" in str(caught.value)
         assert not list(target.parent.iterdir())
     with pytest.raises(
         DataError, match=r"^omniglot.fetch: http://.*/no.zip: HTTP Error 404: .*; expected a download \(download"
     ):
-        fetch_file(f"{address}/no.zip", 1, right, target)
+        fetch_file(f"{address}/no.zip", 1, right, target, "omniglot")
     assert not list(target.parent.iterdir())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import struct
 import zipfile
@@ -16,10 +15,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
-from platformdirs import user_data_path
 
 from fewcore import Array, DataError, ImageSet, ImageSpec, Problem, Run, Target, numpy_generator, option
-from fewcore_meta.download import fetch_file
+from fewcore_meta.download import data_folder, fetch_file
 
 HALVES = ("images_background", "images_evaluation")
 N_CHARACTERS = (964, 659)
@@ -161,12 +159,6 @@ class Omniglot:
             found.append(Problem("protocol", what, "at least 17 for three splits", "protocol: lake"))
         return found
 
-    def _folder(self) -> Path:
-        if self.path:
-            return Path(self.path).expanduser()
-        home = os.environ.get("FEWCORE_DATA", "")
-        return Path(home) / "omniglot" if home else user_data_path("fewcore") / "omniglot"
-
     def _places(self) -> list[tuple[str, Path]]:
         """Return each half with its zip file or folder.
 
@@ -174,13 +166,13 @@ class Omniglot:
             DataError: a half is missing and is not to be fetched, or cannot be fetched.
 
         """
-        folder = self._folder()
+        folder = data_folder(self.path, "omniglot")
         places, problems = [], []
         for half in HALVES:
             name = f"{half}.zip"
             if not (folder / name).is_file() and not (folder / half).is_dir():
                 if self.fetch:
-                    fetch_file(SOURCE + name, *OFFICIAL[name], folder / name)
+                    fetch_file(SOURCE + name, *OFFICIAL[name], folder / name, "omniglot")
                 else:
                     advice = f"set fetch: true in the omniglot stage, or type: curl -L --create-dirs -o '{folder / name}' {SOURCE}{name}"
                     problems.append(Problem(str(folder), f"no {name} and no folder {half}", "one of the two", advice))
