@@ -225,12 +225,16 @@ class _Wiring:
         sets = [s.name for s in self.stages.values() if s.kind == "dataset"]
         if len(sets) == 1 or stage.kind in ("evaluator", "backbone"):
             return sets[0] if sets else ""
-        if stage.kind == "embedder" or (CLASSES,) in inputs[name].values():
+        classes = (CLASSES,) in inputs[name].values()
+        if stage.kind == "embedder" or classes:
+            stage_of_classes = f"classes: {{partitioner: labels, split: {stage.split}, from: {{images: {sets[0]}}}}}"
             self.report(
                 f"stages.{name}",
                 f"images could come from {', '.join(sets)}",
                 "one of them",
-                f"say which: from: {{images: {sets[0]}}}",
+                f"add a stage {stage_of_classes} and say from: classes"
+                if classes
+                else f"say which: from: {{images: {sets[0]}}}",
             )
         return ""
 

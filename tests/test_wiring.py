@@ -232,8 +232,17 @@ def test_two_data_sets_must_be_told_apart():
     other = "other: {dataset: toy-patients}"
     assert of_stages(other, "model: {meta_learner: scratch, from: {images: data}}", NET)[0] == (
         "line 7, column 3: stages.test: images could come from data, other; expected one of them "
-        "(say which: from: {images: data})"
+        "(add a stage classes: {partitioner: labels, split: test, from: {images: data}} and say from: classes)"
     )
+    text = (
+        "fewcore: 1\nstages:\n  data: {dataset: toy-patients}\n  other: {dataset: toy-patients}\n"
+        "  classes: {partitioner: labels, split: test, from: {images: data}}\n"
+        "  test: {task_sampler: episodes, split: test, n_way: 2, from: classes}\n"
+        "  net: {backbone: net}\n  model: {meta_learner: scratch, from: {images: data}}\n"
+        "  score: {evaluator: few-shot}\n"
+    )
+    made = {stage.name: stage for stage in pipeline.check(yaml12.read(text), registry()).stages}
+    assert made["test"].inputs == {"partitions": ("classes",)}
     (found,) = problems(
         "fewcore: 1\nstages:\n  data: {dataset: toy-patients}\n  more: {dataset: toy-patients, crop: volume}\n"
         "  gist: {embedder: gist}\n  near: {learner: nearest-neighbour, from: {images: data}}\n"
