@@ -64,8 +64,8 @@ class ImageNet:
     doi:10.1007/s11263-015-0816-y. Hold-out: K. Hsu, S. Levine, C. Finn: Unsupervised Learning via Meta-Learning,
     ICLR 2019, arXiv:1810.02334, appendix G.
 
-    Differs from the paper: which 600 images of a class miniImageNet holds is not published in the names of ILSVRC, so the
-    first by name are taken.
+    Differs from the paper: of a class that is held out the first images by name are taken, not the 600 of miniImageNet,
+    whose lists number the images of a class instead of naming them.
 
     Raises:
         DataError: files are missing or cannot be read, or there are not 1,000 classes and 1,281,167 images; all at once.
