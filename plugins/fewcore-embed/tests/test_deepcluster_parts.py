@@ -13,7 +13,7 @@ from torch import nn
 
 from fewcore import DataError, Gather, ImageSet, ImageSpec, torch_generator
 from fewcore_embed.crops import crop_boxes, cut_out, random_crops
-from fewcore_embed.deepcluster import levels_off, seeded, silhouette, standardise
+from fewcore_embed.deepcluster import levels_off, piece, seeded, silhouette, standardise
 from fewcore_embed.deepcluster_encoder import last_relu, without
 from fewcore_embed.pseudo_labels import Clusters, cluster_features, even_draws, lloyd, nearest, without_gaps
 from fewcore_embed.sobel import FrontEnd
@@ -237,6 +237,12 @@ def test_even_draws_are_even_and_repeat_only_small_clusters():
     np.testing.assert_allclose(np.bincount(labels[rows]), 1000 / 3, atol=2)
     assert len(set(rows[labels[rows] == 0])) == (labels[rows] == 0).sum()
     assert set(rows[labels[rows] == 2]) <= set(range(990, 1000))
+
+
+@pytest.mark.parametrize(("n", "pieces"), [(10, 3), (9, 3), (7, 7), (11, 4)])
+def test_pieces_are_numpys(n, pieces):
+    for number, expected in enumerate(np.array_split(np.arange(n), pieces)):
+        np.testing.assert_array_equal(piece(np.arange(n), pieces, number), expected)
 
 
 def test_labels_without_gaps():

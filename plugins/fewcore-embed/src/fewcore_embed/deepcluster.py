@@ -85,6 +85,13 @@ def levels_off(values: list[float], patience: int, tolerance: float) -> bool:
     return max(values[-patience:]) <= max(values[:-patience]) + tolerance
 
 
+def piece(rows: Array, n_pieces: int, number: int) -> Array:
+    """Return one of the pieces into which rows are cut: as even as can be, longer ones first."""
+    size, longer = divmod(len(rows), n_pieces)
+    start = number * size + min(number, longer)
+    return rows[start : start + size + (number < longer)]
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Let layers that draw from torch's global state, such as dropout, draw from a seed; that state is put back after."""
@@ -222,7 +229,7 @@ class _Training:
                 if self.progress["stopped"] or epoch == epochs:
                     continue
                 self._begin(epoch)
-            self._step(np.array_split(self.progress["order"], per_epoch)[batch])
+            self._step(piece(self.progress["order"], per_epoch, batch))
 
     def _cluster(self, epoch: int) -> None:
         """Cluster the features of all images, and see whether this is the epoch to keep or the one to stop at."""

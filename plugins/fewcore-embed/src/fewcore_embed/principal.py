@@ -27,9 +27,14 @@ class Principal:
         """Return the whitened vectors (n, d) float32 on a device, divided by their lengths with `unit_length`."""
         mean, matrix = (torch.tensor(values, device=device) for values in (self.mean, self.matrix))
         parts = [vectors[start : start + CHUNK] for start in range(0, len(vectors), CHUNK)]
-        moved = [(torch.tensor(part, dtype=torch.float32, device=device) - mean) @ matrix for part in parts]
+        moved = [(on_device(part, device).float() - mean) @ matrix for part in parts]
         found = torch.cat(moved) if moved else mean.new_zeros(0, matrix.shape[1])
         return unit_rows(found) if unit_length else found
+
+
+def on_device(values: Array, device: torch.device) -> torch.Tensor:
+    """Return an array as a tensor of its own dtype on a device; on the CPU it may share the array's memory."""
+    return torch.from_numpy(values if values.flags.writeable else values.copy()).to(device)
 
 
 def unit_rows(x: torch.Tensor) -> torch.Tensor:
@@ -51,8 +56,9 @@ def principal(vectors: Array, dim: int, device: torch.device, who: str) -> Princ
     n, e = vectors.shape
     if n < 2:
         raise DataError(f"{who}: found {n} vectors; expected at least two")
-    mean = sum(_rows(vectors, start, device).sum(0) for start in range(0, n, CHUNK)) / n
-    assert isinstance(mean, torch.Tensor)
+    mean = torch.zeros(e, dtype=torch.float64, device=device)
+    for start in range(0, n, CHUNK):
+        mean += _rows(vectors, start, device).sum(0) / n
     if not bool(torch.isfinite(mean).all()):
         raise DataError(f"{who}: found NaN or infinity in the vectors; expected finite numbers (train them anew)")
     if n <= e:
@@ -80,7 +86,7 @@ def _single(values: torch.Tensor) -> Array:
 
 
 def _rows(vectors: Array, start: int, device: torch.device, count: int = CHUNK) -> torch.Tensor:
-    return torch.tensor(vectors[start : start + count], dtype=torch.float64, device=device)
+    return on_device(vectors[start : start + count], device).double()
 
 
 def _largest(matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

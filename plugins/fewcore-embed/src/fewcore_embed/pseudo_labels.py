@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fewcore import Array, Arrays, DataError
-from fewcore_embed.principal import Principal, principal, unit_rows
+from fewcore_embed.principal import Principal, on_device, principal, unit_rows
 
 CPU_BLOCK = 2**20
 GPU_BLOCK = 2**26
@@ -46,7 +46,7 @@ class Clusters:
 def clustered_points(axes: Principal | None, features: Array, device: torch.device) -> torch.Tensor:
     """Return what k-means sees of features (n, e): whitened and of unit length, (n, d) float32 on the device."""
     if axes is None:
-        return unit_rows(torch.tensor(features, dtype=torch.float32, device=device))
+        return unit_rows(on_device(features, device).float())
     return axes.project(features, device, unit_length=True)
 
 
