@@ -17,7 +17,7 @@ from fewcore.yaml12 import read
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")])
-PIPELINES = sorted([*ROOT.glob("fewcore/pipelines/*.yaml"), *ROOT.glob("plugins/*/pipelines/*.yaml")])
+PIPELINES = sorted([*ROOT.glob("fewcore/pipelines/*.yaml"), *ROOT.glob("plugins/*/pipelines/**/*.yaml")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,7 +32,7 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda p: p.name)
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_shipped_pipelines_have_no_problems(pipeline: Path) -> None:
     check(read(pipeline.read_text()), load_registry())
 
