@@ -136,6 +136,9 @@ class ProtoClr:
         if start is not None:
             _begin_with(network, start)
         network.to(run.device)
+        if run.device.type == "cpu":
+            # CPUs convolve up to twice as fast with channels last.
+            network.to(memory_format=torch.channels_last)
         model = self._model(network, images, run)
         adam = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         gather = Gather(images, run.device)
@@ -154,7 +157,8 @@ class ProtoClr:
                 # A model of its own: the features that it keeps are of this step's network.
                 classify = partial(model.anew().classify, images=validation, run=run)
                 run.log(**validation_accuracies(classify, validation_tasks))
-        network.eval()
+        # As a network that is loaded again, so that both answer bit for bit the same.
+        network.eval().to(memory_format=torch.contiguous_format)
         return model.anew()
 
     def _check(self, images: ImageSet) -> None:
