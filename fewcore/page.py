@@ -168,6 +168,9 @@ def headline(report: RunReport) -> list[str]:
     tested = [line for line in lines if line.split == "test"]
     if not columns or not tested:
         return []
+    # Of several rated attributes the first is the one that was asked for.
+    asked = tested[0].conditions.get("attribute")
+    tested = [line for line in tested if line.conditions.get("attribute") == asked]
     column = next((c for c in columns if any(c in line.values for line in tested)), columns[0])
     judged = [line for line in tested if column in line.values and math.isfinite(line.values[column].value)]
     ranked = sorted(judged, key=lambda line: line.values[column].value)

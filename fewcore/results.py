@@ -209,6 +209,10 @@ def _signed(value: float, percent: bool) -> Cell:
     return Cell(number(value, percent, sign=True), value)
 
 
+MOST_TESTS = 60
+"""More paired tests than these are folded away."""
+
+
 def comparison_table(report: RunReport) -> Table:
     """Return the paired tests; the Holm-corrected p is stressed where it is below 0.05."""
     rows = []
@@ -232,7 +236,9 @@ def comparison_table(report: RunReport) -> Table:
             )
     heads = ("pair", "metric", "difference", "95% interval", "p", "p (Holm)", "n", "test")
     note = "Each pair was judged on the same tasks or images. Bold: below 0.05 after Holm's correction for the whole table."
-    return Table("Paired tests", tuple(map(Cell, heads)), tuple(rows), note)
+    many = len(rows) > MOST_TESTS
+    title = f"All {len(rows)} paired tests" if many else "Paired tests"
+    return Table(title, tuple(map(Cell, heads)), tuple(rows), note, folded=many)
 
 
 def seen_table(report: RunReport) -> Table:

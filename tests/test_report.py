@@ -22,7 +22,7 @@ from rich.console import Console
 from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
 from fewcore.drawing import draw
 from fewcore.figures import learning_drawings
-from fewcore.page import render_html, render_markdown
+from fewcore.page import headline, render_html, render_markdown
 from fewcore.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
 from fewcore.results import results_table
 from fewcore.sheets import sheet_of
@@ -408,6 +408,24 @@ def test_markdown_tells_the_same(report: RunReport) -> None:
     assert "- Learning curves of maml" in text
     assert "not run" in text
     assert "```\nfewcore: 1\nname: omniglot\n```" in text
+
+
+def test_a_headline_speaks_of_the_attribute_that_was_asked_for(report: RunReport) -> None:
+    rows = (
+        row("graph", 0.8, conditions={"attribute": "malignancy"}),
+        row("graph", 0.9, conditions={"attribute": "texture"}),
+        row("ridge", 0.7, conditions={"attribute": "malignancy"}),
+    )
+    (told,) = headline(replace(report, reports={"score": MetricReport(rows)}))
+    assert "graph" in told
+    assert "80.0" in told
+
+
+@pytest.mark.parametrize(("n", "folded"), [(3, False), (100, True)])
+def test_many_paired_tests_are_folded_away(report: RunReport, n: int, folded: bool) -> None:
+    pairs = tuple(Comparison("accuracy", "a", f"b{i}", 0.1, (0.0, 0.2), 0.04, 0.04, 50, "paired t") for i in range(n))
+    html = render_html(replace(report, reports={"score": MetricReport((row("maml", 0.8),), pairs)}))
+    assert (f"<summary>All {n} paired tests</summary>" in html) == folded
 
 
 def test_an_empty_run_still_has_a_report(tmp_path: Path) -> None:

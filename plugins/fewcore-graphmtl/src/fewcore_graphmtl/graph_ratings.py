@@ -36,8 +36,9 @@ class GraphRatings(LinearRatings):
             axes.annotate(f"{strength:.2f}", middle, ha="center", va="center", fontsize=7)
         axes.scatter(x, y, s=60, color="#d55e00", zorder=2)
         for name, a, b in zip(names, x, y, strict=True):
-            axes.annotate(name, (1.17 * a, 1.12 * b), ha="center", va="center", fontsize=9)
-        axes.set(xlim=(-1.6, 1.6), ylim=(-1.35, 1.35), aspect="equal")
+            side = "center" if abs(a) < 0.1 else "left" if a > 0 else "right"
+            axes.annotate(name, (1.1 * a, 1.13 * b), ha=side, va="center", fontsize=9)
+        axes.set(xlim=(-1.9, 1.9), ylim=(-1.35, 1.35), aspect="equal")
         axes.set_axis_off()
         plural = "" if len(self.edges) == 1 else "s"
         return f"{len(self.edges)} edge{plural} of a correlation above {self.facts['threshold']:g} among {len(names)} attributes"
