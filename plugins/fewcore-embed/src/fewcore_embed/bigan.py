@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -138,13 +137,11 @@ class Bigan:
         passes = Passes(int(run.rng.integers(2**62)), len(images), self.batch_size)
         n_steps = math.ceil((self.epochs + self.decay_epochs) * len(images) / self.batch_size)
         self._train(network, pair, gather, passes, n_steps, run)
-
-        def batches(name: str) -> Iterator[torch.Tensor]:
-            for batch in run.track(range(self.statistics_batches), name=name):
-                yield gather(passes.at(n_steps + batch)) if name == "encoder statistics" else self._prior(run)
-
-        take_population_statistics(network, batches("encoder statistics"))
-        take_population_statistics(pair.generator, batches("generator statistics"))
+        counted = range(self.statistics_batches)
+        steps = run.track(counted, name="encoder statistics")
+        take_population_statistics(network, (gather(passes.at(n_steps + batch)) for batch in steps))
+        steps = run.track(counted, name="generator statistics")
+        take_population_statistics(pair.generator, (self._prior(run) for _ in steps))
         return BiganEncoder(network, self._sheet(network, pair, gather(np.arange(COLUMNS) % len(images)), run))
 
     def _prior(self, run: Run, n: int = 0) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -234,14 +233,11 @@ class Infogan:
         gather = Gather(images, run.device)
         passes = Passes(int(run.rng.integers(2**62)), len(images), self.batch_size)
         self._train(network, generator, gather, passes, run)
-
-        def batches(name: str) -> Iterator[torch.Tensor]:
-            for batch in run.track(range(self.statistics_batches), name=name):
-                of_images = name == "encoder statistics"
-                yield gather(passes.at(self.steps + batch)) if of_images else self._inputs(self._codes(run))
-
-        take_population_statistics(network, batches("encoder statistics"))
-        take_population_statistics(generator, batches("generator statistics"))
+        counted = range(self.statistics_batches)
+        steps = run.track(counted, name="encoder statistics")
+        take_population_statistics(network, (gather(passes.at(self.steps + batch)) for batch in steps))
+        steps = run.track(counted, name="generator statistics")
+        take_population_statistics(generator, (self._inputs(self._codes(run)) for _ in steps))
         return InfoganEncoder(network, self._sheet(generator, run))
 
     def _codes(self, run: Run) -> Codes:
