@@ -235,6 +235,20 @@ def test_a_run_that_was_stopped_ends_with_the_same_numbers(tmp_path):
     assert not same_weights(train(run=Run(seed=4), **options), whole)
 
 
+def test_classifying_can_be_stopped_and_shows_its_progress():
+    images, shown = make_patterns(), []
+    model, batch = train(images), hidden(draw(images, 2, 3, 1))
+
+    class Sink:
+        def update(self, name, done, total, values):
+            shown.append((name, done, total))
+
+    with pytest.raises(Interrupted, match="run again"):
+        model.classify(batch, images, Run(stop=lambda: True))
+    model.classify(batch, images, Run(name="protoclr", progress=Sink()))
+    assert shown == [("protoclr: images", 1, 1)]
+
+
 def test_colour_images_take_crops_flips_and_jitter():
     rng = np.random.default_rng(0)
     images = image_set(rng.random((30, 3, 8, 8)), np.arange(30) % 3, (0, 1))

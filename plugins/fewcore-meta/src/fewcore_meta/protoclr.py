@@ -135,10 +135,7 @@ class ProtoClr:
         network = backbone.build(images.shape, 0, run.generator)
         if start is not None:
             _begin_with(network, start)
-        network.to(run.device)
-        if run.device.type == "cpu":
-            # CPUs convolve up to twice as fast with channels last.
-            network.to(memory_format=torch.channels_last)
+        placed(network, run.device)
         model = self._model(network, images, run)
         adam = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         gather = Gather(images, run.device)
@@ -155,8 +152,9 @@ class ProtoClr:
             due = (step + 1) % self.validate_every == 0
             if due and validation is not None and validation_tasks is not None:
                 # A model of its own: the features that it keeps are of this step's network.
-                classify = partial(model.anew().classify, images=validation, run=run)
-                run.log(**validation_accuracies(classify, validation_tasks))
+                # Nothing watches: a stop must wait for the loop, which saves.
+                scores = partial(model.anew().scores, images=validation, run=run)
+                run.log(**validation_accuracies(scores, validation_tasks))
         # As a network that is loaded again, so that both answer bit for bit the same.
         network.eval().to(memory_format=torch.contiguous_format)
         return model.anew()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fewcore import Array, Arrays, Gather, ImageSet, Meta, Predictions, Run, TaskBatch, torch_generator
 from fewcore_meta.augmentation import Distortion, Draws, distorted
 from fewcore_meta.prototype_classifier import PrototypeClassifier
-from fewcore_meta.prototypes import BLOCK, Features, FeaturesOf, network_arrays, network_from, task_scores
+from fewcore_meta.prototypes import BLOCK, Features, FeaturesOf, Watch, network_arrays, network_from, task_scores
 from fewcore_meta.task_vectors import labelled_support
 
 
@@ -72,6 +73,10 @@ class ProtoClrModel:
 
     def classify(self, batch: TaskBatch, images: ImageSet, run: Run) -> Array:
         """Return the logits (t, q, k) float32, or where queries stand together log-shares; 0 for padding."""
+        return self.scores(batch, images, run, partial(run.track, name="images"))
+
+    def scores(self, batch: TaskBatch, images: ImageSet, run: Run, watch: Watch = iter) -> Array:
+        """Return what `classify` does, and let `watch` show it."""
         self.network.to(run.device).eval()
         draws = self._draws()
         known = torch.from_numpy(batch.query_known).to(run.device)
@@ -80,7 +85,7 @@ class ProtoClrModel:
             return self._classifier.scores(support, labels, query, marked, batch.n_way)
 
         features = self._features.setdefault(images, Features())
-        scores = task_scores(features, lambda x: self._embed(x, draws), batch, images, run.device, score)
+        scores = task_scores(features, lambda x: self._embed(x, draws), batch, images, run.device, score, watch)
         return np.asarray(scores.float().masked_fill(~known[..., None], 0.0).cpu().numpy())
 
     def adapt(self, support: ImageSet, run: Run) -> ProtoClrPredictor:

@@ -129,7 +129,8 @@ class ProtoNetsModel:
             scores = self._task_by_task(network, batch, images, run, order)
         else:
             features = self._features.setdefault(images, Features())
-            scores = task_scores(features, network.eval(), batch, images, run.device, partial(_scores, batch.n_way))
+            score, watch = partial(_scores, batch.n_way), iter if order is None else partial(run.track, name="images")
+            scores = task_scores(features, network.eval(), batch, images, run.device, score, watch)
         known = torch.from_numpy(batch.query_known).to(run.device)
         return np.asarray(scores.masked_fill(~known[..., None], 0.0).cpu().numpy())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ MAX_ELEMENTS = 2**24
 
 Embed = Callable[[torch.Tensor], torch.Tensor]
 """Features (n, e) of images (n, c, h, w), each of its image alone."""
+Watch = Callable[[list[int]], Iterable[int]]
+"""Gives what it gets, one by one, and may show how far that is."""
 Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Scores (t, q, k) from support features (t, s, e), their labels (t, s), queries (t, q, e) and which are no padding (t, q)."""
 
@@ -53,8 +55,10 @@ class Features:
         self._known = np.zeros(0, dtype=bool)
 
     @torch.no_grad()
-    def of(self, rows: Array, embed: Embed, images: ImageSet, device: torch.device) -> torch.Tensor:
-        """Return the features of `rows` (...) as (..., e)."""
+    def of(
+        self, rows: Array, embed: Embed, images: ImageSet, device: torch.device, watch: Watch = iter
+    ) -> torch.Tensor:
+        """Return the features of `rows` (...) as (..., e); `watch` is told of each block that is embedded."""
         n_blocks = -(-len(images) // BLOCK)
         if self._vectors is None or self._vectors.device.type != device.type:
             self._vectors = None
@@ -62,7 +66,7 @@ class Features:
         blocks = np.unique(rows // BLOCK)
         if missing := blocks[~self._known[blocks]].tolist():
             gather = Gather(images, device)
-            for block in missing:
+            for block in watch(missing):
                 span = np.arange(block * BLOCK, min(len(images), (block + 1) * BLOCK))
                 made = embed(gather(span))
                 if self._vectors is None:
@@ -79,13 +83,19 @@ FeaturesOf = weakref.WeakKeyDictionary[ImageSet, Features]
 
 
 def task_scores(
-    features: Features, embed: Embed, batch: TaskBatch, images: ImageSet, device: torch.device, score: Score
+    features: Features,
+    embed: Embed,
+    batch: TaskBatch,
+    images: ImageSet,
+    device: torch.device,
+    score: Score,
+    watch: Watch = iter,
 ) -> torch.Tensor:
     """Return the scores (t, q, k) of tasks whose images are embedded one by one; those of padding mean nothing."""
     labels = torch.from_numpy(np.array(batch.support_labels)).long().to(device)
     known = torch.from_numpy(batch.query_known).to(device)
     query = np.where(batch.query >= 0, batch.query, batch.support[:, :1])
-    features.of(np.concatenate([batch.support, query], 1), embed, images, device)
+    features.of(np.concatenate([batch.support, query], 1), embed, images, device, watch)
     dim = features.of(batch.support[:1, :1], embed, images, device).shape[-1]
     size = max(1, MAX_ELEMENTS // max(1, dim * (batch.query.shape[1] * batch.n_way + batch.support.shape[1])))
     made = []
