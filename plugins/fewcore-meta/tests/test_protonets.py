@@ -140,8 +140,12 @@ def test_a_step_is_adam_on_the_mean_cross_entropy_of_one_joint_batch():
         adam.zero_grad()
         loss.backward()
         adam.step()
-    for name, values in network.state_dict().items():
-        np.testing.assert_allclose(weights(model)[f"network.{name}"], values.numpy(), atol=1e-6)
+    # Distances, not weights: Adam turns the rounding of a gradient that is 0, as those of both biases are, into steps of
+    # full size.
+    with torch.no_grad():
+        pixels = torch.from_numpy(images.images)
+        found, expected = (one.train()(pixels).numpy() for one in (model.network, network))
+    np.testing.assert_allclose(found - found[0], expected - expected[0], rtol=1e-3, atol=1e-4)
 
 
 def test_several_tasks_a_step_average_their_gradients():

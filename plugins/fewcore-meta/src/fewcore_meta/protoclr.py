@@ -28,6 +28,7 @@ from fewcore import (
 )
 from fewcore_meta.augmentation import Distortion, distorted
 from fewcore_meta.batch_norm import embeds_alone, norm_layers
+from fewcore_meta.layout import placed, unplaced
 from fewcore_meta.neighbours import mutual_neighbours
 from fewcore_meta.protoclr_model import ProtoClrModel
 from fewcore_meta.prototype_classifier import PrototypeClassifier
@@ -155,8 +156,7 @@ class ProtoClr:
                 # Nothing watches: a stop must wait for the loop, which saves.
                 scores = partial(model.anew().scores, images=validation, run=run)
                 run.log(**validation_accuracies(scores, validation_tasks))
-        # As a network that is loaded again, so that both answer bit for bit the same.
-        network.eval().to(memory_format=torch.contiguous_format)
+        unplaced(network.eval())
         return model.anew()
 
     def _check(self, images: ImageSet) -> None:

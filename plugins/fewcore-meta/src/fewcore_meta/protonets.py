@@ -27,6 +27,7 @@ from fewcore import (
     option,
 )
 from fewcore_meta.batch_norm import embeds_alone, norm_layers, statistics_of_first
+from fewcore_meta.layout import placed, unplaced
 from fewcore_meta.prototypes import (
     BLOCK,
     Features,
@@ -211,7 +212,7 @@ class ProtoNets:
         validation_tasks: TaskStream | None = None,
     ) -> ProtoNetsModel:
         """Return the trained model. Tasks come from one cursor, weights from `run.generator`."""
-        network = backbone.build(images.shape, 0, run.generator).to(run.device)
+        network = placed(backbone.build(images.shape, 0, run.generator), run.device)
         gather = Gather(images, run.device)
         norm = self._norm_of(network, gather(np.array([0, len(images) - 1])))
         adam = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
@@ -229,7 +230,7 @@ class ProtoNets:
                 # Without `run.track`: a stop must wait for the loop, which saves.
                 classify = partial(model._classify, images=validation, run=run, order=None)
                 run.log(**validation_accuracies(classify, validation_tasks))
-        return ProtoNetsModel(network.eval(), norm, images.shape)
+        return ProtoNetsModel(unplaced(network.eval()), norm, images.shape)
 
     def _norm_of(self, network: nn.Module, pair: torch.Tensor) -> str:
         """Return `norm`, or `none` where the network has no batch norm."""
