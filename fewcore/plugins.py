@@ -40,22 +40,15 @@ TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 KNOWN = {
     name: extra
     for extra, names in {
-        "cluster": ("kmeans",),
-        "embed": ("acai", "c3d", "c3d-tuned", "gist", "pixels", "timm", "vgg", "whiten"),
-        "graphmtl": ("constant", "graph-mtl", "lasso", "ridge", "trace-norm-mtl"),
-        "medical": ("ipmn", "lidc", "monai", "shape"),
-        "meta": ("cluster-matching", "conv4", "knn", "linear", "maml", "mlp", "omniglot", "protonets", "scratch"),
-        "propsvm": (
-            "clustering",
-            "clustering-rf",
-            "clustering-svm",
-            "orient",
-            "proportion-svm",
-            "random-forest",
-            "svm",
-        ),
+        "cluster": "hyperplanes kmeans",
+        "embed": "acai alexnet bigan c3d c3d-tuned deepcluster gist infogan pca-whiten pixels timm vae vgg whiten",
+        "graphmtl": "constant graph-mtl lasso ridge trace-norm-mtl",
+        "medical": "ipmn lidc monai shape",
+        "meta": "attribute-tasks cactus-resnet celeba cluster-matching conv4 fully-connected imagenet knn linear maml "
+        "mini-imagenet mlp mnist omniglot protoclr protonets scratch",
+        "propsvm": "clustering clustering-rf clustering-svm orient proportion-svm random-forest svm",
     }.items()
-    for name in names
+    for name in names.split()
 }
 """Names that a plugin of ours offers -> the extra of `fewcore` that installs it."""
 
