@@ -35,6 +35,7 @@ from fewcore.errors import (
 )
 from fewcore.hookspecs import hookimpl
 from fewcore.metrics import Comparison, MetricReport, MetricRow, Outcome
+from fewcore.numbered_tasks import NumberedCursor, class_by_class
 from fewcore.protocols import (
     Backbone,
     Encoder,
@@ -118,6 +119,7 @@ __all__ = [
     "Meta",
     "MetricReport",
     "MetricRow",
+    "NumberedCursor",
     "NumericalError",
     "Offer",
     "Outcome",
@@ -140,6 +142,7 @@ __all__ = [
     "auc",
     "bootstrap_comparison",
     "child_seed",
+    "class_by_class",
     "delong",
     "distinct_integers",
     "group_bootstrap",

@@ -5,14 +5,15 @@ No evaluator holds a model, and no model meets the truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from fewcore.cells import Cell
-from fewcore.contracts import Predictions, TaskBatch
+from fewcore.contracts import ImageSet, Predictions, TaskBatch
 from fewcore.errors import PluginError
 from fewcore.metrics import Outcome
 from fewcore.nodes import Node
@@ -43,19 +44,19 @@ def outcomes_of(session: Session, node: Node, split: str) -> Iterator[Judged]:
         for other in node.others.values()
         if other.stage.kind == "task_sampler" and other.stage.split == split and other.stage.data == node.stage.data
     ]
+    # Once for all tasks, so that a model can keep what it computed of the images.
+    images = cache(lambda: _blind_rows(session, node, split))
     for tasks in streams:
         named = {"tasks": tasks.stage.name} if len(streams) > 1 else {}
         for batch in session.value(tasks).batches():
-            yield _of_tasks(session, node, split, tasks, batch, named)
+            yield _of_tasks(session, node, split, images, tasks, batch, named)
 
 
 def _of_rows(session: Session, node: Node, split: str) -> Judged:
     table = session.table(node.others[node.stage.data])
     table.check_split(split, node.stage.name)
     truth = view(table.images, table.rows[split], "all")
-    images = view(table.images, table.rows[split], "nothing")
-    if node.stage.vectors:
-        images = session.as_vectors(images, node.others[node.stage.vectors], node.others[node.stage.data])
+    images = _blind_rows(session, node, split)
     key = digest("predict", node.key, table.key, images.ids)
 
     def make(run: Run) -> tuple[Any, Any]:
@@ -84,19 +85,30 @@ def _of_rows(session: Session, node: Node, split: str) -> Judged:
     return Judged(key, node.cell, outcome)
 
 
+def _blind_rows(session: Session, node: Node, split: str) -> ImageSet:
+    """Return the images, or the vectors in their place, of the rows on which a model is judged, without targets."""
+    table = session.table(node.others[node.stage.data])
+    images = view(table.images, table.rows[split], "nothing")
+    if node.stage.vectors:
+        return session.as_vectors(images, node.others[node.stage.vectors], node.others[node.stage.data])
+    return images
+
+
 def _of_tasks(
-    session: Session, node: Node, split: str, tasks: Node, batch: TaskBatch, named: Mapping[str, Any]
+    session: Session,
+    node: Node,
+    split: str,
+    images: Callable[[], ImageSet],
+    tasks: Node,
+    batch: TaskBatch,
+    named: Mapping[str, Any],
 ) -> Judged:
     key = digest("classify", node.key, tasks.key, batch.n_way, batch.n_shot)
 
     def make(run: Run) -> tuple[Any, Any]:
-        table = session.table(node.others[node.stage.data])
-        images = view(table.images, table.rows[split], "nothing")
-        if node.stage.vectors:
-            images = session.as_vectors(images, node.others[node.stage.vectors], node.others[node.stage.data])
         model = session.value(node)
         blind = replace(batch, query_labels=np.full_like(batch.query_labels, -1))
-        scores = np.asarray(model.classify(blind, images, run))
+        scores = np.asarray(model.classify(blind, images(), run))
         wanted = (*batch.query.shape, batch.n_way)
         if scores.shape != wanted:
             raise PluginError(f"{node.title}: classify gave scores {scores.shape}; expected {wanted}")

@@ -108,13 +108,16 @@ class Run:
         """Return an array of zeros to be filled: in memory, or above 1 GiB in a mapped file that is gone with the array.
 
         So images need no more memory than is looked at, however many they are. The file is on the disk that TMPDIR names;
-        its room is taken at once, because a mapped file that cannot grow would end the process.
+        on Linux its room is taken at once, because a mapped file that cannot grow would end the process.
         """
         n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         if n_bytes <= LARGE_ARRAY:
             return np.zeros(shape, dtype)
         with tempfile.TemporaryFile(prefix="fewcore-") as file:
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:  # macOS has no such call
+                file.truncate(n_bytes)
             return np.memmap(file, dtype, "r+", shape=shape)
 
     def loop(self, n_steps: int, *, name: str = "train", **state: Any) -> Iterator[int]:

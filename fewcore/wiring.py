@@ -225,17 +225,14 @@ class _Wiring:
         sets = [s.name for s in self.stages.values() if s.kind == "dataset"]
         if len(sets) == 1 or stage.kind in ("evaluator", "backbone"):
             return sets[0] if sets else ""
-        classes = (CLASSES,) in inputs[name].values()
-        if stage.kind == "embedder" or classes:
-            stage_of_classes = f"classes: {{partitioner: labels, split: {stage.split}, from: {{images: {sets[0]}}}}}"
-            self.report(
-                f"stages.{name}",
-                f"images could come from {', '.join(sets)}",
-                "one of them",
-                f"add a stage {stage_of_classes} and say from: classes"
-                if classes
-                else f"say which: from: {{images: {sets[0]}}}",
-            )
+        advice = ""
+        if (CLASSES,) in inputs[name].values():
+            labels = f"classes: {{partitioner: labels, split: {stage.split}, from: {{images: {sets[0]}}}}}"
+            advice = f"add a stage {labels} and say from: classes"
+        elif stage.kind == "embedder":
+            advice = f"say which: from: {{images: {sets[0]}}}"
+        if advice:
+            self.report(f"stages.{name}", f"images could come from {', '.join(sets)}", "one of them", advice)
         return ""
 
 

@@ -66,6 +66,7 @@ MAY_IMPORT = {
     "hookspecs": {"components"},
     "contracts": {"errors"},
     "metrics": {"contracts"},
+    "numbered_tasks": {"contracts"},
     "protocols": {"contracts"},
     "installed": {"components"},
     "plugins": {"components", "errors", "hookspecs", "installed", "kinds"},

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
 
 import numpy as np
 
 from fewcore import (
     Array,
     DataError,
+    NumberedCursor,
     Partitions,
     PipelineError,
     Problem,
     Run,
     TaskBatch,
+    class_by_class,
     distinct_integers,
     option,
     task_key,
@@ -141,18 +142,9 @@ class EpisodeStream:
         sizes = index.counts[partition, part]
         drawn = distinct_integers(uniforms[1 + n_way :].reshape(size, n_way, t), sizes)
         rows = index.members(partition, index.first[partition, part] + drawn).transpose(2, 1, 0)
-        labels = np.arange(n_way)
-        return TaskBatch(
-            np.ascontiguousarray(rows[:, :, :n_shot]).reshape(t, -1),
-            np.tile(np.repeat(labels, n_shot), (t, 1)),
-            np.ascontiguousarray(rows[:, :, n_shot:]).reshape(t, -1),
-            np.tile(np.repeat(labels, self.n_query), (t, 1)),
-            np.asarray(tasks),
-            n_way,
-            n_shot,
-        )
+        return class_by_class(rows, tasks, n_shot)
 
-    def start(self) -> EpisodeCursor:
+    def start(self) -> NumberedCursor:
         """Return a cursor at task 0.
 
         Raises:
@@ -164,43 +156,13 @@ class EpisodeStream:
                 f"episodes: found n_way {list(self.n_way)} and n_shot {list(self.n_shot)} where tasks are trained on; "
                 f"expected one of each (write n_way: {self.n_way[0]}, n_shot: {self.n_shot[0]})"
             )
-        return EpisodeCursor(self)
+        return NumberedCursor(partial(self.at, n_way=self.n_way[0], n_shot=self.n_shot[0]), BLOCK)
 
     def batches(self) -> Iterator[TaskBatch]:
         """Yield the first `n_tasks` tasks of each way and shot."""
         for n_way in self.n_way:
             for n_shot in self.n_shot:
                 yield self.at(np.arange(self.n_tasks), n_way, n_shot)
-
-
-class EpisodeCursor:
-    """One consumer's place in a stream: the number of the next task."""
-
-    def __init__(self, stream: EpisodeStream) -> None:
-        self._stream = stream
-        self._place = 0
-        self._ahead: TaskBatch | None = None
-
-    def draw(self, t: int) -> TaskBatch:
-        """Return the next t tasks."""
-        begin = self._place
-        self._place += t
-        if self._ahead is None or begin < self._ahead.task[0] or self._place - 1 > self._ahead.task[-1]:
-            tasks = np.arange(begin, begin + max(t, BLOCK))
-            self._ahead = self._stream.at(tasks, self._stream.n_way[0], self._stream.n_shot[0])
-        offset = begin - int(self._ahead.task[0])
-        return self._ahead.part(offset, offset + t)
-
-    def observe(self, batch: TaskBatch, scores: Array) -> None:
-        """Do nothing: these tasks do not depend on how well they went."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return the number of the next task."""
-        return {"place": self._place}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to the task that `state_dict` named."""
-        self._place = int(state["place"])
 
 
 def _as_tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:

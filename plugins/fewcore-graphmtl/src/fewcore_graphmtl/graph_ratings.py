@@ -40,5 +40,7 @@ class GraphRatings(LinearRatings):
             axes.annotate(name, (1.1 * a, 1.13 * b), ha=side, va="center", fontsize=9)
         axes.set(xlim=(-1.9, 1.9), ylim=(-1.35, 1.35), aspect="equal")
         axes.set_axis_off()
+        if self.facts["threshold"] >= 1:
+            return f"no edges among {len(names)} attributes: the folds chose no graph"
         plural = "" if len(self.edges) == 1 else "s"
         return f"{len(self.edges)} edge{plural} of a correlation above {self.facts['threshold']:g} among {len(names)} attributes"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -13,9 +13,11 @@ from fewcore import (
     Array,
     DataError,
     ImageSet,
+    NumberedCursor,
     Problem,
     Run,
     TaskBatch,
+    class_by_class,
     distinct_integers,
     option,
     task_key,
@@ -124,52 +126,15 @@ class AttributeStream:
         rows = self._table.members(self._table.prototypes[number], ranks.transpose(2, 1, 0))
         swapped = uniforms[1] < 0.5
         rows[swapped] = rows[swapped, ::-1]
-        return TaskBatch(
-            np.ascontiguousarray(rows[:, :, :n_shot]).reshape(t, -1),
-            np.tile(np.repeat([0, 1], n_shot), (t, 1)),
-            np.ascontiguousarray(rows[:, :, n_shot:]).reshape(t, -1),
-            np.tile(np.repeat([0, 1], self.n_query), (t, 1)),
-            np.asarray(tasks),
-            2,
-            n_shot,
-        )
+        return class_by_class(rows, tasks, n_shot)
 
-    def start(self) -> AttributeCursor:
+    def start(self) -> NumberedCursor:
         """Return a cursor at task 0."""
-        return AttributeCursor(self)
+        return NumberedCursor(self.at, AHEAD)
 
     def batches(self) -> Iterator[TaskBatch]:
         """Yield the first `n_tasks` tasks."""
         yield self.at(np.arange(self.n_tasks))
-
-
-class AttributeCursor:
-    """One consumer's place in a stream: the number of the next task."""
-
-    def __init__(self, stream: AttributeStream) -> None:
-        self._stream = stream
-        self._place = 0
-        self._ahead: TaskBatch | None = None
-
-    def draw(self, t: int) -> TaskBatch:
-        """Return the next t tasks."""
-        begin = self._place
-        self._place += t
-        if self._ahead is None or begin < self._ahead.task[0] or self._place - 1 > self._ahead.task[-1]:
-            self._ahead = self._stream.at(np.arange(begin, begin + max(t, AHEAD)))
-        offset = begin - int(self._ahead.task[0])
-        return self._ahead.part(offset, offset + t)
-
-    def observe(self, batch: TaskBatch, scores: Array) -> None:
-        """Do nothing: these tasks do not depend on how well they went."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """Return the number of the next task."""
-        return {"place": self._place}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to the task that `state_dict` named."""
-        self._place = int(state["place"])
 
 
 @dataclass(frozen=True)

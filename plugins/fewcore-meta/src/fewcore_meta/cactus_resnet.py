@@ -13,7 +13,7 @@ from torch.nn.utils import skip_init
 
 from fewcore import DataError, option
 from fewcore_meta.second_order import fold, pool_features
-from fewcore_meta.task_layers import batch_norm, normalised, repeated
+from fewcore_meta.task_layers import batch_norm, linear_head, normalised, repeated
 
 STEM = 64
 Layer = Callable[[str, Tensor], Tensor]
@@ -97,10 +97,7 @@ class CactusResNetwork(nn.Module):
             return normalised(z, scale, offset, norm, counted, running, momentum)
 
         features = pool_features(self._last_map(fold(x), convolve, normalise), t, pools=False)
-        if self.head is None:
-            return features
-        head, bias = repeated(parameters["head.weight"], 2, t), repeated(parameters["head.bias"], 1, t)
-        return torch.baddbmm(bias.unsqueeze(1), features, head.transpose(1, 2))
+        return features if self.head is None else linear_head(parameters, features)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn.utils import skip_init
 
 from fewcore import DataError, option
 from fewcore_meta.second_order import Plan, SupportGradient, fold, pool_features
-from fewcore_meta.task_layers import batch_norm, normalised, repeated
+from fewcore_meta.task_layers import batch_norm, linear_head, normalised, repeated
 
 
 class Conv4Network(nn.Module):
@@ -92,10 +92,7 @@ class Conv4Network(nn.Module):
             z = normalised(y, scale, offset, norm, counted, running, momentum).relu_()
             z = functional.max_pool2d(z, 2) if self.pools else z
         features = pool_features(z, t, self.pools)
-        if self.head is None:
-            return features
-        head, bias = repeated(parameters["head.weight"], 2, t), repeated(parameters["head.bias"], 1, t)
-        return torch.baddbmm(bias.unsqueeze(1), features, head.transpose(1, 2))
+        return features if self.head is None else linear_head(parameters, features)
 
     def loss_gradients(
         self, parameters: Mapping[str, Tensor], x: Tensor, labels: Tensor, n_way: int

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 
 from fewcore import option
-from fewcore_meta.task_layers import batch_norm, normalised, repeated
+from fewcore_meta.task_layers import batch_norm, linear_head, normalised, repeated
 
 Norm = Literal["batch", "layer", "none"]
 
@@ -83,10 +83,7 @@ class FullyConnectedNetwork(nn.Module):
             else:
                 z = self._by_vector(z + repeated(parameters[f"{name}.linear.bias"], 1, t)[:, None])
             z = z.relu()
-        if self.head is None:
-            return z
-        head, bias = repeated(parameters["head.weight"], 2, t), repeated(parameters["head.bias"], 1, t)
-        return torch.baddbmm(bias.unsqueeze(1), z, head.transpose(1, 2))
+        return z if self.head is None else linear_head(parameters, z)
 
 
 @dataclass(frozen=True)

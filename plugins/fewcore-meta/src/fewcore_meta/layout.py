@@ -8,9 +8,12 @@ from torch import nn
 
 def placed(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to a device; on a CPU with channels last, in which 2-D convolutions are up to twice as fast."""
-    if device.type == "cpu" and any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
-        return network.to(memory_format=torch.channels_last)
-    return network.to(device)
+    network.to(device)
+    if device.type == "cpu":
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.to(memory_format=torch.channels_last)
+    return network
 
 
 def unplaced(network: nn.Module) -> nn.Module:

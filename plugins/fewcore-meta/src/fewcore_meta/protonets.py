@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -32,6 +32,7 @@ from fewcore_meta.prototypes import (
     BLOCK,
     Features,
     FeaturesOf,
+    Watch,
     class_means,
     nearness,
     network_arrays,
@@ -121,28 +122,30 @@ class ProtoNetsModel:
 
         With running statistics, each image is embedded once for all tasks of all batches of the same images.
         """
-        return self._classify(batch, images, run, run.track(range(len(batch)), name="tasks"))
+        by_task = self.norm in ("support", "transductive")
+        return self._classify(batch, images, run, partial(run.track, name="tasks" if by_task else "images"))
 
     @torch.no_grad()
-    def _classify(self, batch: TaskBatch, images: ImageSet, run: Run, order: Iterable[int] | None) -> Array:
+    def _classify(self, batch: TaskBatch, images: ImageSet, run: Run, watch: Watch = iter) -> Array:
+        """Return what `classify` does, and let `watch` show it."""
         network = self.network.to(run.device)
         if self.norm in ("support", "transductive"):
-            scores = self._task_by_task(network, batch, images, run, order)
+            scores = self._task_by_task(network, batch, images, run, watch)
         else:
             features = self._features.setdefault(images, Features())
-            score, watch = partial(_scores, batch.n_way), iter if order is None else partial(run.track, name="images")
+            score = partial(_scores, batch.n_way)
             scores = task_scores(features, network.eval(), batch, images, run.device, score, watch)
         known = torch.from_numpy(batch.query_known).to(run.device)
         return np.asarray(scores.masked_fill(~known[..., None], 0.0).cpu().numpy())
 
     def _task_by_task(
-        self, network: nn.Module, batch: TaskBatch, images: ImageSet, run: Run, order: Iterable[int] | None
+        self, network: nn.Module, batch: TaskBatch, images: ImageSet, run: Run, watch: Watch
     ) -> torch.Tensor:
         gather = Gather(images, run.device)
         labels = torch.from_numpy(np.array(batch.support_labels)).long().to(run.device)
         known = batch.query_known
         scores = torch.zeros(*batch.query.shape, batch.n_way, device=run.device)
-        for i in range(len(batch)) if order is None else order:
+        for i in watch(list(range(len(batch)))):
             support, query = gather(batch.support[i]), gather(batch.query[i][known[i]])
             where = torch.from_numpy(known[i]).to(run.device)
             scores[i, where] = _task_scores(network, self.norm, support, labels[i], query, batch.n_way)
@@ -228,7 +231,7 @@ class ProtoNets:
                 # A model of its own: the features that it keeps are of this step's network.
                 model = ProtoNetsModel(network, norm, images.shape)
                 # Without `run.track`: a stop must wait for the loop, which saves.
-                classify = partial(model._classify, images=validation, run=run, order=None)
+                classify = partial(model._classify, images=validation, run=run)
                 run.log(**validation_accuracies(classify, validation_tasks))
         return ProtoNetsModel(unplaced(network.eval()), norm, images.shape)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +22,13 @@ def batch_norm(n_features: int, *, eps: float, scale: bool, flat: bool = False) 
 def repeated(parameter: Tensor, n_dims: int, n_tasks: int) -> Tensor:
     """Return the parameter with a leading t, whether it has one or is shared by all tasks."""
     return parameter if parameter.dim() == n_dims + 1 else parameter.expand(n_tasks, *parameter.shape)
+
+
+def linear_head(parameters: Mapping[str, Tensor], features: Tensor) -> Tensor:
+    """Return the outputs (t, n, n_outputs) of each task's `head.weight` and `head.bias` for features (t, n, e)."""
+    t = len(features)
+    weight, bias = repeated(parameters["head.weight"], 2, t), repeated(parameters["head.bias"], 1, t)
+    return torch.baddbmm(bias.unsqueeze(1), features, weight.transpose(1, 2))
 
 
 def normalised(
