@@ -105,11 +105,13 @@ def run(
     Ctrl-C ends at once. The report is written to the folder --out.
     """
     loaded = _load(pipeline, overrides, seed, grid)
+    from fewcore.memory import keep_freed_memory
     from fewcore.run import device_named
     from fewcore.session import Session
     from fewcore.store import Store
 
     where = device_named(device)
+    keep_freed_memory()
     if threads:
         import torch
 

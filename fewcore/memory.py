@@ -1,8 +1,9 @@
-"""Peak memory of a stage: of the process on the CPU, of torch's allocator on a GPU."""
+"""Memory: the peak of a stage, of the process on the CPU and of torch's allocator on a GPU; and what is freed is kept."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -10,6 +11,26 @@ from pathlib import Path
 import torch
 
 STATUS = Path("/proc/self/status")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's `mallopt`: from how many free bytes memory is given back, how many blocks are mapped apart."""
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep memory that is freed, for the whole process. Elsewhere than with glibc this does nothing.
+
+    A training step frees and asks for the same large blocks again and again. glibc maps each of them anew, and the page
+    faults can take as long as the step itself (`tests/benchmarks/memory.py`).
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_memory() -> None:
+    """Give back to the system what is freed and kept. Elsewhere than with glibc this does nothing."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class PeakMemory:
@@ -19,6 +40,7 @@ class PeakMemory:
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
+        give_back_memory()
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 

@@ -26,7 +26,8 @@ from torch import nn
 from torch.func import functional_call
 
 from fewcore import Gather, ImageSet, ImageSpec, TaskBatch
-from fewcore_meta.adaptation import TaskNetwork, keep_freed_memory
+from fewcore.memory import keep_freed_memory
+from fewcore_meta.adaptation import TaskNetwork
 from fewcore_meta.conv4 import Conv4
 from fewcore_meta.maml import Maml
 
@@ -207,7 +208,7 @@ def main():
         return {name: builder(chosen.way, pixels, tasks) for name, builder in builders.items()}
 
     check_equal(contenders(torch.float64, batch.part(0, 2)))
-    keep_freed_memory()  # as `maml` does; it serves the peers too
+    keep_freed_memory()  # as `fewcore run` does; it serves the peers too
     times = measure(contenders(torch.float32, batch), device, chosen.repeats)
     medians = {name: round(statistics.median(clock for clock, _ in each), 2) for name, each in times.items()}
     cores = {name: round(statistics.median(core for _, core in each), 2) for name, each in times.items()}

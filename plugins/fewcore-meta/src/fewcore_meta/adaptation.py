@@ -248,15 +248,6 @@ def known_queries(batch: TaskBatch, device: torch.device) -> Tensor | None:
     return torch.tensor(batch.query_known, dtype=torch.float32, device=device)
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep memory that is freed instead of giving it back: page faults would cost a tenth of a step.
-
-    glibc gives back what lies free above twice the largest block that was ever freed, as far as 32 MiB; so one such
-    block is enough. It is never written to, and costs nothing. Elsewhere this does nothing.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
 def parts_of(batch: TaskBatch, shape: tuple[int, ...], values_at_once: int) -> list[TaskBatch]:
     """Return the batch in parts of at most `values_at_once` input values, or of one task; images have `shape`."""
     per_task = (batch.support.shape[1] + batch.query.shape[1]) * int(np.prod(shape))

@@ -32,7 +32,6 @@ from fewcore_meta.adaptation import (
     VALUES_AT_ONCE,
     AdaptedPredictor,
     TaskNetwork,
-    keep_freed_memory,
     known_queries,
     mean_accuracy,
     parts_of,
@@ -111,7 +110,6 @@ class Maml:
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         gather, cursor = Gather(images, run.device), tasks.start()
         model = MamlModel(self, network, images.shape, max_way)
-        keep_freed_memory()
         for step in run.loop(self.iterations, network=network, optimiser=optimiser, tasks=cursor):
             batch = cursor.draw(self.tasks_per_step)
             loss, accuracy = self._outer_gradient(tasked, gather, batch)
