@@ -56,6 +56,7 @@ from fewcore.seeds import (
 )
 
 if TYPE_CHECKING:
+    from fewcore import grouping
     from fewcore.run import Run
     from fewcore.statistics import (
         Estimate,
@@ -146,6 +147,7 @@ __all__ = [
     "delong",
     "distinct_integers",
     "group_bootstrap",
+    "grouping",
     "hanley_mcneil",
     "holm",
     "hookimpl",
@@ -168,6 +170,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "grouping":
+        return importlib.import_module("fewcore.grouping")
     if name in _LAZY:
         return getattr(importlib.import_module(f"fewcore.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'fewcore' has no attribute '{name}'")

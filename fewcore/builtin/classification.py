@@ -22,6 +22,7 @@ from fewcore import (
     bootstrap_comparison,
     delong,
     group_bootstrap,
+    grouping,
     hanley_mcneil,
     mcnemar,
     mean_interval,
@@ -32,20 +33,6 @@ from fewcore import (
     paired_delong,
     share_interval,
     weighted_auc,
-)
-from fewcore.builtin.grouping import (
-    Statistic,
-    Subject,
-    between,
-    comparison,
-    corrected,
-    label,
-    mean_of,
-    pairs_of,
-    parted,
-    pooled,
-    ratio,
-    subjects_of,
 )
 
 Metric = Literal["accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1"]
@@ -84,27 +71,29 @@ class _Case:
         """Return which images a metric is about, (n,) bool."""
         return self.truth == (metric == "sensitivity") if metric in BINARY else np.ones(len(self.truth), bool)
 
-    def statistics(self, metric: Metric) -> dict[str, Statistic]:
+    def statistics(self, metric: Metric) -> dict[str, grouping.Statistic]:
         """Return the statistic of a metric under the name of its row; F1 has one for each class."""
         n, k, truth, right = len(self.truth), len(self.names), self.truth, self.right
         if metric == "accuracy":
-            return {metric: ratio(right, np.ones(n))}
+            return {metric: grouping.ratio(right, np.ones(n))}
         if metric in BINARY:
             chosen = self.judged(metric)
-            return {metric: ratio(right & chosen, chosen)} if self.binary else {}
+            return {metric: grouping.ratio(right & chosen, chosen)} if self.binary else {}
         if metric == "balanced_accuracy":
-            return {metric: mean_of([ratio(right & (truth == c), truth == c) for c in np.unique(truth)])}
+            return {
+                metric: grouping.mean_of([grouping.ratio(right & (truth == c), truth == c) for c in np.unique(truth)])
+            }
         if metric == "f1":
             said = self.scores.argmax(1)
             twice = [2.0 * (right & (truth == c)) for c in range(k)]
             both = [(said == c).astype(float) + (truth == c) for c in range(k)]
-            return {f"f1_{name}": ratio(twice[c], both[c]) for c, name in enumerate(self.names)}
+            return {f"f1_{name}": grouping.ratio(twice[c], both[c]) for c, name in enumerate(self.names)}
         if self.binary:
             return {metric: weighted_auc(self.margin, truth == 1)}
-        return {metric: mean_of([weighted_auc(self.scores[:, c], truth == c) for c in np.unique(truth)])}
+        return {metric: grouping.mean_of([weighted_auc(self.scores[:, c], truth == c) for c in np.unique(truth)])}
 
 
-def _value(statistic: Statistic, n: int) -> float:
+def _value(statistic: grouping.Statistic, n: int) -> float:
     return float(statistic(np.ones((1, n)))[0])
 
 
@@ -129,7 +118,7 @@ def _usable(outcome: Outcome) -> bool:
 class _Model:
     """A subject and its cases: one for each seed with the images of all folds, and one for each seed and fold."""
 
-    subject: Subject
+    subject: grouping.Subject
     cases: tuple[_Case, ...]
     folds: tuple[tuple[_Case, ...], ...]
 
@@ -147,8 +136,8 @@ class _Model:
         return np.asarray(np.mean(found, axis=0))
 
 
-def _model(subject: Subject) -> _Model:
-    cases = tuple(_case(pooled(outcomes)) for _, outcomes in subject.series)
+def _model(subject: grouping.Subject) -> _Model:
+    cases = tuple(_case(grouping.pooled(outcomes)) for _, outcomes in subject.series)
     folds = tuple(tuple(_case(o) for o in outcomes if _usable(o)) for _, outcomes in subject.series)
     return _Model(subject, cases, folds)
 
@@ -189,7 +178,7 @@ class Classification:
     def evaluate(self, outcomes: tuple[Outcome, ...], run: Run) -> MetricReport:
         """Return rows, comparisons, ROC curves of two classes, and in `arrays` what each image got right."""
         seed = int(run.rng.integers(2**63))
-        models = [_model(subject) for subject in subjects_of(o for o in outcomes if _usable(o))]
+        models = [_model(subject) for subject in grouping.subjects_of(o for o in outcomes if _usable(o))]
         rows: list[MetricRow] = []
         arrays: dict[str, Array] = {}
         curves: dict[str, Mapping[str, Any]] = {}
@@ -199,9 +188,9 @@ class Classification:
                 rows += made
                 if not made:
                     continue
-                arrays |= {f"{label(made[0])}, right": case.right, f"{label(made[0])}, ids": case.ids}
+                arrays |= {f"{grouping.label(made[0])}, right": case.right, f"{grouping.label(made[0])}, ids": case.ids}
                 if "auc" in self.metrics and case.binary and len(np.unique(case.truth)) == 2:
-                    curves[f"roc of {label(made[0])}"] = _roc(case)
+                    curves[f"roc of {grouping.label(made[0])}"] = _roc(case)
             if len(model.cases) > 1 and model.averaged:
                 rows += self._rows(model, None, seed)
         rows += _majorities(models)
@@ -219,7 +208,7 @@ class Classification:
                     found, note = self._estimate(metric, name, cases, seed)
                 if which is None:
                     values = [_value(case.statistics(metric)[name], len(case.truth)) for case in cases]
-                    note = f"{note}; {between(np.array(values))}"
+                    note = f"{note}; {grouping.between(np.array(values))}"
                 n = found.n if by_fold else int(cases[0].judged(metric).sum())
                 yield model.subject.row(name, found, n, which=which, note=note)
 
@@ -233,19 +222,19 @@ class Classification:
                 error = hanley_mcneil(area, positives, n - positives)
             else:
                 error = math.sqrt(max(0.0, covariance.mean()))
-            alone = "" if parted(first.groups) else ", images taken as independent"
+            alone = "" if grouping.parted(first.groups) else ", images taken as independent"
             return normal_interval(area, error, n, (0, 1)), f"{self.errors}{alone}"
-        if metric in SHARES and len(cases) == 1 and parted(first.groups):
+        if metric in SHARES and len(cases) == 1 and grouping.parted(first.groups):
             chosen = first.judged(metric)
             return share_interval(int(first.right[chosen].sum()), int(chosen.sum())), "Wilson, over images"
-        statistic = mean_of([case.statistics(metric)[name] for case in cases])
-        note = "bootstrap of images" if parted(first.groups) else "bootstrap of groups"
+        statistic = grouping.mean_of([case.statistics(metric)[name] for case in cases])
+        note = "bootstrap of images" if grouping.parted(first.groups) else "bootstrap of groups"
         return group_bootstrap(statistic, first.groups, numpy_generator(seed)), note
 
     def _compared(self, models: list[_Model], seed: int) -> tuple[Comparison, ...]:
         by_subject = {id(model.subject): model for model in models if model.averaged}
         made = []
-        for a, b, conditions in pairs_of(model.subject for model in by_subject.values()):
+        for a, b, conditions in grouping.pairs_of(model.subject for model in by_subject.values()):
             first, second = by_subject[id(a)], by_subject[id(b)]
             ours, theirs = first.cases[0], second.cases[0]
             if not (np.array_equal(ours.ids, theirs.ids) and np.array_equal(ours.truth, theirs.truth)):
@@ -253,21 +242,23 @@ class Classification:
             for metric in COMPARED:
                 if metric in self.metrics:
                     test = self._test(metric, first, second, seed)
-                    made.append(comparison(metric, a, b, test, conditions))
-        return corrected(made)
+                    made.append(grouping.comparison(metric, a, b, test, conditions))
+        return grouping.corrected(made)
 
     def _test(self, metric: Metric, first: _Model, second: _Model, seed: int) -> PairedTest:
         """Return the paired test of two models on the same images."""
         case = first.cases[0]
         if self.over == "fold" and first.subject.has_folds and len(first.folds[0]) == len(second.folds[0]):
             return paired_comparison(*(model.by_fold(metric, metric, None) for model in (first, second)))
-        alone = parted(case.groups)
+        alone = grouping.parted(case.groups)
         if metric == "auc" and case.binary and alone:
             margins = [np.stack([c.margin for c in model.cases]) for model in (first, second)]
             return paired_delong(margins[0], margins[1], case.truth == 1)
         if metric == "accuracy" and alone and len(first.cases) == len(second.cases) == 1:
             return mcnemar(case.right, second.cases[0].right)
-        ours, theirs = (mean_of([c.statistics(metric)[metric] for c in model.cases]) for model in (first, second))
+        ours, theirs = (
+            grouping.mean_of([c.statistics(metric)[metric] for c in model.cases]) for model in (first, second)
+        )
         return bootstrap_comparison(lambda w: ours(w) - theirs(w), case.groups, numpy_generator(seed))
 
 

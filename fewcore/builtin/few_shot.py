@@ -15,11 +15,11 @@ from fewcore import (
     MetricRow,
     Outcome,
     Run,
+    grouping,
     mean_interval,
     option,
     paired_comparison,
 )
-from fewcore.builtin.grouping import Subject, between, comparison, corrected, label, pairs_of, stacked, subjects_of
 
 PER_TASK = "over tasks"
 
@@ -58,7 +58,7 @@ class FewShot:
         """Return accuracies and comparisons; `arrays` holds the accuracy of each task under each row's name."""
         usable = [o for o in outcomes if o.query_labels is not None and o.predictions.scores is not None]
         left_out = {o.stage: None for o in outcomes if o.query_labels is None or o.predictions.scores is None}
-        subjects = subjects_of(usable)
+        subjects = grouping.subjects_of(usable)
         rows: list[MetricRow] = []
         arrays: dict[str, Array] = {}
         means: dict[int, Array] = {}
@@ -66,27 +66,27 @@ class FewShot:
             series = [np.concatenate([_task_accuracy(o) for o in found]) for _, found in subject.series]
             for which, values in enumerate(series):
                 rows.append(subject.row("accuracy", mean_interval(values), len(values), which=which, note=PER_TASK))
-                arrays[label(rows[-1])] = values
-            table = stacked(series)
+                arrays[grouping.label(rows[-1])] = values
+            table = grouping.stacked(series)
             if table is None:
                 continue
             means[id(subject)] = table.mean(0)
             if len(series) > 1:
                 found = mean_interval(table.mean(0))
-                note = f"{PER_TASK}, each averaged over repeats; {between(table.mean(1))}"
+                note = f"{PER_TASK}, each averaged over repeats; {grouping.between(table.mean(1))}"
                 rows.append(subject.row("accuracy", found, found.n, note=note))
         return MetricReport(tuple(rows), self._compared(subjects, means), arrays, tuple(left_out))
 
-    def _compared(self, subjects: list[Subject], means: dict[int, Array]) -> tuple[Comparison, ...]:
+    def _compared(self, subjects: list[grouping.Subject], means: dict[int, Array]) -> tuple[Comparison, ...]:
         found = []
-        for a, b, conditions in pairs_of(subjects):
+        for a, b, conditions in grouping.pairs_of(subjects):
             if id(a) in means and id(b) in means and _same_tasks(a, b):
                 test = paired_comparison(means[id(a)], means[id(b)], test=self.test)
-                found.append(comparison("accuracy", a, b, test, conditions))
-        return corrected(found)
+                found.append(grouping.comparison("accuracy", a, b, test, conditions))
+        return grouping.corrected(found)
 
 
-def _same_tasks(a: Subject, b: Subject) -> bool:
+def _same_tasks(a: grouping.Subject, b: grouping.Subject) -> bool:
     """Return whether two subjects met the same tasks: the same queries' labels, fold by fold."""
     ours, theirs = ([np.asarray(o.query_labels) for o in s.series[0][1]] for s in (a, b))
     return len(ours) == len(theirs) and all(np.array_equal(x, y) for x, y in zip(ours, theirs, strict=True))

@@ -18,21 +18,10 @@ from fewcore import (
     Outcome,
     Run,
     Target,
+    grouping,
     mean_interval,
     option,
     paired_comparison,
-)
-from fewcore.builtin.grouping import (
-    Subject,
-    between,
-    comparison,
-    comparison_of_means,
-    corrected,
-    estimate_of_mean,
-    label,
-    pairs_of,
-    pooled,
-    subjects_of,
 )
 
 SHARE, DISTANCE = "tolerance_accuracy", "mae"
@@ -46,7 +35,7 @@ class _Column:
     `fold` (n,) numbers the fold of each image, or is 0 throughout.
     """
 
-    subject: Subject
+    subject: grouping.Subject
     name: str
     predicted: Array
     truth: Array
@@ -124,13 +113,13 @@ class Regression:
         seed = int(run.rng.integers(2**63))
         usable = [o for o in outcomes if self._names(o)]
         left_out = {o.stage: None for o in outcomes if not self._names(o)}
-        columns = [column for subject in subjects_of(usable) for column in self._columns(subject)]
+        columns = [column for subject in grouping.subjects_of(usable) for column in self._columns(subject)]
         rows: list[MetricRow] = []
         arrays: dict[str, Array] = {}
         for column in columns:
             rows += self._rows(column, seed)
-            arrays[f"{label(rows[-1])}, difference"] = column.numbers(DISTANCE, 0).mean(0)
-            arrays[f"{label(rows[-1])}, ids"] = column.ids
+            arrays[f"{grouping.label(rows[-1])}, difference"] = column.numbers(DISTANCE, 0).mean(0)
+            arrays[f"{grouping.label(rows[-1])}, ids"] = column.ids
         rows += self._constants(columns, seed)
         return MetricReport(tuple(rows), self._compared(columns, seed), arrays, tuple(left_out))
 
@@ -139,11 +128,11 @@ class Regression:
             return []
         return [n for n in outcome.predictions.value_names if _truth(outcome, n, self.target) is not None]
 
-    def _columns(self, subject: Subject) -> Iterator[_Column]:
+    def _columns(self, subject: grouping.Subject) -> Iterator[_Column]:
         """Yield what a subject predicts; seeds that lack folds are left out of it."""
         most = max(len(outcomes) for _, outcomes in subject.series)
-        whole = Subject(subject.conditions, tuple(s for s in subject.series if len(s[1]) == most))
-        series = [pooled(outcomes) for _, outcomes in whole.series]
+        whole = grouping.Subject(subject.conditions, tuple(s for s in subject.series if len(s[1]) == most))
+        series = [grouping.pooled(outcomes) for _, outcomes in whole.series]
         fold_of = {i: f for f, o in enumerate(whole.series[0][1]) for i in o.ids.tolist()}
         first = series[0]
         for name in self._names(first):
@@ -161,7 +150,7 @@ class Regression:
     def _estimate(self, table: Array, column: _Column, metric: str, seed: int) -> tuple[Estimate, str]:
         if self.over == "fold" and column.subject.has_folds:
             return mean_interval(_by_fold(table, column.fold)), "over folds"
-        return estimate_of_mean(table, column.groups, seed, metric == SHARE)
+        return grouping.estimate_of_mean(table, column.groups, seed, metric == SHARE)
 
     def _rows(self, column: _Column, seed: int) -> Iterator[MetricRow]:
         for metric in (SHARE, DISTANCE):
@@ -170,7 +159,7 @@ class Regression:
             for i in [*which, *([None] if len(table) > 1 else [])]:
                 chosen = table if i is None else table[i : i + 1]
                 found, note = self._estimate(chosen, column, metric, seed)
-                note = f"{note}; {between(table.mean(1))}" if i is None else note
+                note = f"{note}; {grouping.between(table.mean(1))}" if i is None else note
                 n = found.n if note.startswith("over folds") else len(column.truth)
                 yield column.subject.row(metric, found, n, which=i, note=note, more={"attribute": column.name})
 
@@ -202,7 +191,7 @@ class Regression:
             by_subject.setdefault(id(column.subject), {})[column.name] = column
         subjects = [next(iter(found.values())).subject for found in by_subject.values()]
         made = []
-        for a, b, conditions in pairs_of(subjects):
+        for a, b, conditions in grouping.pairs_of(subjects):
             for name, first in by_subject[id(a)].items():
                 second = by_subject[id(b)].get(name)
                 if second is None or not np.array_equal(first.ids, second.ids):
@@ -212,9 +201,9 @@ class Regression:
                     if self.over == "fold" and a.has_folds and np.array_equal(first.fold, second.fold):
                         test = paired_comparison(_by_fold(ours[None], first.fold), _by_fold(theirs[None], first.fold))
                     else:
-                        test = comparison_of_means(ours, theirs, first.groups, seed)
-                    made.append(comparison(metric, a, b, test, {**conditions, "attribute": name}))
-        return corrected(made)
+                        test = grouping.comparison_of_means(ours, theirs, first.groups, seed)
+                    made.append(grouping.comparison(metric, a, b, test, {**conditions, "attribute": name}))
+        return grouping.corrected(made)
 
 
 def _by_fold(table: Array, fold: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Which outcomes belong to one row of a report, and which rows are compared: the same for every built-in evaluator."""
+"""Which outcomes belong to one row of a report, and which rows are compared: the same for every evaluator."""
 
 from __future__ import annotations
 
@@ -12,21 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from fewcore import (
-    Array,
-    Comparison,
-    DataError,
+from fewcore.contracts import Array, Predictions, Target
+from fewcore.errors import DataError
+from fewcore.metrics import Comparison, MetricRow, Outcome
+from fewcore.seeds import numpy_generator
+from fewcore.statistics import (
     Estimate,
-    MetricRow,
-    Outcome,
     PairedTest,
-    Predictions,
-    Target,
     bootstrap_comparison,
     group_bootstrap,
     holm,
     mean_interval,
-    numpy_generator,
     paired_comparison,
     share_interval,
 )
