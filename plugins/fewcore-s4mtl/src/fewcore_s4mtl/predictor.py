@@ -1,0 +1,58 @@
+"""The predictor that all learners of this distribution make: masks, classes, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fewcore import Array, Arrays, DataError, Gather, ImageSet, Meta, Predictions, Run, load_module, module_arrays
+from fewcore_s4mtl.models import Architecture, bare
+from fewcore_s4mtl.pixels import check_finite, scaled
+
+PREDICT_BATCH = 32
+
+
+class MasksAndClasses:
+    """A trained model. `shape` is that of the images that it learnt from, (c, h, w)."""
+
+    def __init__(self, architecture: Architecture, model: nn.Module, shape: tuple[int, ...]) -> None:
+        self.architecture = architecture
+        self.model = model
+        self.shape = shape
+
+    @torch.no_grad()
+    def predict(self, images: ImageSet, run: Run) -> Predictions:
+        """Return masks (n, k, h, w) and scores (n, n_classes), both float32 in [0, 1], whichever the model makes.
+
+        Raises:
+            DataError: the images are of another shape than those of training, or hold NaN.
+
+        """
+        if images.shape != self.shape:
+            raise DataError(f"predict: found images {images.shape}; expected {self.shape}, as in training")
+        check_finite(images, "predict")
+        model = self.model.to(run.device).eval()
+        gather = Gather(images, run.device)
+        parts: dict[str, list[Array]] = {"masks": [], "scores": []}
+        for start in run.track(range(0, len(images), PREDICT_BATCH), name="predict"):
+            rows = np.arange(start, min(start + PREDICT_BATCH, len(images)))
+            said = model(scaled(gather(rows), images))
+            for name, values in said._asdict().items():
+                if values is not None:
+                    parts[name].append(values.cpu().numpy())
+        made = {name: np.concatenate(values) for name, values in parts.items() if values}
+        return Predictions(images.ids, **made)
+
+    def to_arrays(self) -> tuple[Arrays, Meta]:
+        """Return the weights, and the architecture as JSON."""
+        return module_arrays(self.model), {"architecture": self.architecture.to_json(), "shape": list(self.shape)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> MasksAndClasses:
+        """Build the predictor from `to_arrays`' result."""
+        architecture = Architecture.from_json(meta["architecture"])
+        return cls(architecture, load_module(bare(architecture), arrays), tuple(meta["shape"]))
