@@ -35,7 +35,13 @@ def small_ipmn(folder: Path) -> dict[str, Any]:
     return {"path": str(folder), "size": 8, "bias_iterations": 2, "bias_levels": 1}
 
 
-OPTIONS = {"ipmn": small_ipmn, "monai": {"model": "resnet10"}, "lidc": small_lidc, "shape": {"dimensions": 2}}
+OPTIONS = {
+    "ipmn": small_ipmn,
+    "lidc": small_lidc,
+    "monai": {"model": "resnet10"},
+    "phantom-chest": {"n_train": 9, "n_validation": 3, "n_test": 3, "image_size": 16},
+    "shape": {"dimensions": 2},
+}
 
 
 @conformance("fewcore-medical", options=OPTIONS, shapes={"monai": (1, 32, 32)})

@@ -28,6 +28,12 @@ def fewcore_datasets() -> list[Component]:
             "your own T2 volumes of the pancreas with a table of labels",
             "arXiv:1801.03230",
         ),
+        Component(
+            "phantom-chest",
+            "fewcore_medical.phantom_chest:PhantomChest",
+            "phantoms of chest radiographs in three classes, with exact masks of the lungs, made from a seed",
+            "arXiv:2005.02523",
+        ),
     ]
 
 
