@@ -73,7 +73,14 @@ class Discriminator(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 Convolution(
-                    2, a, b, strides=2, act=act, norm=None if number == levels else NORM, dropout=dropout, bias=True
+                    2,
+                    a,
+                    b,
+                    strides=2,
+                    act=act,
+                    norm=None if number == levels else NORM,
+                    dropout=dropout,
+                    bias=number == levels,
                 )
                 for number, (a, b) in enumerate(itertools.pairwise(widths))
             )
