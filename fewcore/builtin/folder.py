@@ -1,4 +1,4 @@
-"""A folder of one's own images: one sub-folder a class, or images without classes."""
+"""A folder of one's own images: one sub-folder a class, images without classes, or a table that says more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 
 from fewcore import Array, DataError, ImageSet, ImageSpec, Problem, Run, Target, child_seed, numpy_generator, option
 from fewcore.builtin.image_files import SUFFIXES, Preparation, Unusable, quiet_pillow, read_header, read_image
+from fewcore.builtin.labelled_table import load_table, table_sources
+from fewcore.builtin.splitting import Shares, dealt
 
 Read = TypeVar("Read")
 Option = TypeVar("Option")
@@ -46,6 +48,13 @@ class Folder:
     pages, classes that are empty or too small, names without a group, links. File names stand nowhere else: ids and
     groups are numbers that say nothing.
 
+    With `table`, a CSV file in the folder, each line says an image, its mask, its class and its patient, by paths from the
+    table's own folder; `path` may then be a zip file too, which is not extracted. Empty cells are not known. Masks are
+    PNG or TIFF of the image's size: 0 where nothing is. There are a target `class` and a target `mask`, groups are
+    patients. Files of other formats are read where a plugin offers a reader (NIfTI and DICOM: fewcore-medical); their
+    values become 0 to 1 by `window`. With `per_object` every object of an instance mask becomes an image of its own; those
+    of one patient, or of one image where no patient is known, stay in one split. Problems name the table's lines.
+
     The splits are fixed by the file names: the same folder always gives the same. They keep a group together; by
     `images` every class has its share of each split, by `classes` whole classes are held out, as few-shot tests want.
 
@@ -55,7 +64,8 @@ class Folder:
     """
 
     path: str = option(..., "the folder; looked for here, else under $FEWCORE_DATA")
-    classes: tuple[str, ...] = option((), "the sub-folders to read; empty: all of them")
+    table: str = option("", "a CSV file in the folder or zip file, a line an image; empty: sub-folders are classes")
+    classes: tuple[str, ...] = option((), "the sub-folders to read, or all classes of the table; empty: all of them")
     image_size: int = option(64, "height and width that images are fitted to", unit="pixels", low=LEAST, high=4096)
     grey: bool = option(False, "one channel instead of three")
     fit: Literal["pad", "crop", "stretch"] = option("pad", "how an oblong image becomes a square; pad adds black")
@@ -66,6 +76,15 @@ class Folder:
     split_by: Literal["images", "classes"] = option("images", "what is dealt out to the splits")
     validation_share: float = option(0.15, "share for validation, of images or of classes", low=0, high=1)
     test_share: float = option(0.25, "share for test, of images or of classes", low=0, high=1)
+    image_column: str = option("image", "the table's column of image files")
+    mask_column: str = option("mask", "its column of mask files; empty: none")
+    class_column: str = option("class", "its column of classes; empty: none")
+    patient_column: str = option("patient", "its column of patients; empty: each image is a group of its own")
+    structures: tuple[str, ...] = option(("mask",), "what a mask shows; of several the first is its value 1, and so on")
+    window: tuple[float, ...] = option((), "values of other formats that become 0 and 1; empty: 0, 2**bits - 1")
+    per_object: bool = option(False, "cut a patch around each object of an instance mask: each value above 0")
+    margin: float = option(0.1, "around an object, as a share of its longer side", paper="not given", low=0, high=10)
+    object_column: str = option("", "where a line is an object: the column of its value in the mask")
 
     deterministic: ClassVar[bool] = True
 
@@ -77,17 +96,40 @@ class Folder:
             re.compile(self.groups)
         except re.error as error:
             raise ValueError(f"groups: found no regular expression: {error}") from error
+        self._check_table_options()
+
+    def _check_table_options(self) -> None:
+        if self.per_object and not (self.table and self.mask_column and len(self.structures) == 1):
+            raise ValueError(
+                "per_object: found no table, no mask_column or several structures; expected all of one mask"
+            )
+        if self.object_column and not self.per_object:
+            raise ValueError(f"object_column: found '{self.object_column}'; expected per_object: true beside it")
+        if self.table and self.groups:
+            raise ValueError("groups: found a regular expression beside a table; expected patient_column")
+        if not self.structures or len({*self.structures}) < len(self.structures):
+            raise ValueError(f"structures: found {list(self.structures)}; expected at least one name, each once")
+        if self.window and not (len(self.window) == 2 and self.window[0] < self.window[1]):
+            raise ValueError(f"window: found {list(self.window)}; expected a low and a higher value, or nothing")
+        if not self.image_column:
+            raise ValueError("image_column: found no name; expected the table's column of image files")
 
     def sources(self) -> tuple[Path, ...]:
-        """Return the image files, sorted."""
+        """Return the image files, sorted; or the table and its files, or the zip file."""
+        if self.table:
+            return table_sources(self)
         root = _root(self.path)
         return tuple(root / file for file in _listing(root, self.classes).files)
 
     def load(self, run: Run) -> ImageSet:
         """Return the images, (n, c, image_size, image_size) uint8 or float32, with the target `class` if there are any.
 
-        `geometry["size"]` (n, 2) is the height and width of each file in pixels.
+        With a table there may be the target `mask` too, (n, k, image_size, image_size) of 0 and 1. `geometry["size"]` (n, 2)
+        is the height and width of each file in pixels; `geometry["box"]` (n, 4), with `per_object`, is what was cut out
+        of it: left, upper, right, lower.
         """
+        if self.table:
+            return load_table(self, run)
         root = _root(self.path)
         listing = _listing(root, self.classes)
         problems = [*listing.problems, *self._small_classes(listing)]
@@ -99,7 +141,8 @@ class Folder:
             raise DataError(*problems, title=f"folder {root}")
         n = len(listing.files)
         ids = numpy_generator(child_seed(0, "folder", "ids", n)).permutation(n)
-        rows = _splits(listing, groups, self)
+        shares = Shares(self.split_by, self.validation_share, self.test_share)
+        rows = dealt(listing.classes, len(listing.names), groups, shares)
         # A file's number in the sorted listing would tell its class; a permuted one does not.
         groups = numpy_generator(child_seed(0, "folder", "groups", n)).permutation(n)[groups]
         high = 1.0 if images.dtype == np.float32 else 255.0
@@ -226,64 +269,3 @@ def _listing(root: Path, classes: tuple[str, ...]) -> _Listing:
     number = {name: i for i, name in enumerate(class_names)}
     numbers = np.array([number.get(file.parts[0], -1) if len(file.parts) > 1 else -1 for file in files], np.int64)
     return _Listing(tuple(files), numbers, class_names, tuple(problems))
-
-
-def _splits(listing: _Listing, groups: Array, options: Folder) -> dict[str, Array]:
-    """Return the rows of each split.
-
-    Raises:
-        DataError: a split comes out empty, or whole classes cannot be held out.
-
-    """
-    rng = numpy_generator(child_seed(0, "folder", "splits"))
-    shares = {"test": options.test_share, "validation": options.validation_share}
-    if options.split_by == "classes":
-        of_row = _deal_classes(listing, shares, rng)
-        crossing = len(np.unique(np.stack([groups, of_row]), axis=1).T) - len(np.unique(groups))
-        if crossing:
-            found = "groups with images in classes of several splits"
-            raise DataError(Problem("folder", found, "each group in classes of one split", "split_by: images"))
-    else:
-        of_row = _deal_groups(listing.classes, groups, shares, rng)
-    rows = {"train": np.flatnonzero(of_row == 0)}
-    rows |= {name: np.flatnonzero(of_row == i) for i, name in enumerate(shares, 1) if shares[name] > 0}
-    empty = [name for name, chosen in rows.items() if not len(chosen)]
-    if empty:
-        found = f"no {options.split_by if options.split_by == 'classes' else 'images'} left for {' and '.join(empty)}"
-        raise DataError(Problem("folder", found, "images in every split", "change validation_share and test_share"))
-    return {name: rows[name] for name in ("train", "validation", "test") if name in rows}
-
-
-def _deal_classes(listing: _Listing, shares: dict[str, float], rng: np.random.Generator) -> Array:
-    """Return the split of each row (0 for training), whole classes being held out, at least one where a share is asked."""
-    k = len(listing.names)
-    if not k:
-        raise DataError(Problem("folder", "split_by: classes without classes", "a sub-folder for each class"))
-    of_class = np.zeros(k, int)
-    order, place = rng.permutation(k), 0
-    for number, share in enumerate(shares.values(), 1):
-        count = max(1, round(share * k)) if share > 0 else 0
-        of_class[order[place : place + count]] = number
-        place += count
-    return np.asarray(of_class[listing.classes])
-
-
-def _deal_groups(classes: Array, groups: Array, shares: dict[str, float], rng: np.random.Generator) -> Array:
-    """Return the split of each row (0 for training), groups being dealt out within their commonest class.
-
-    A group goes to the first split that is still short by at least half of the group.
-    """
-    of_row = np.zeros(len(classes), int)
-    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
-    commonest = np.array([np.bincount(classes[rows] + 1).argmax() for rows in members])
-    for stratum in np.unique(commonest):
-        chosen = rng.permutation(np.flatnonzero(commonest == stratum))
-        total = sum(len(members[g]) for g in chosen)
-        short = {number: share * total for number, share in enumerate(shares.values(), 1)}
-        for g in chosen:
-            size = len(members[g])
-            number = next((i for i, missing in short.items() if missing >= size / 2 and missing > 0), 0)
-            of_row[members[g]] = number
-            if number:
-                short[number] -= size
-    return of_row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "TIFF")
 DEEP = ("I;16", "I;16B", "I;16L", "I", "F")
 EXTREME_ASPECT = 2.0**15
+
+File = Path | io.BytesIO
+"""An image file: its path, or its bytes."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,17 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def read_header(path: Path, max_pixels: int) -> Header:
-    """Return a file's header.
+def read_header(file: File, max_pixels: int) -> Header:
+    """Return a file's header, its size as the image stands before it is turned.
 
     Raises:
         Unusable: empty, no image, more than `max_pixels`, or several pages.
 
     """
-    if path.stat().st_size == 0:
+    if (file.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes) == 0:
         raise Unusable("an empty file; expected an image")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             pages, mode = getattr(image, "n_frames", 1), image.mode
     except Image.DecompressionBombError as error:
@@ -83,24 +87,43 @@ def read_header(path: Path, max_pixels: int) -> Header:
     return Header((height, width), mode in DEEP)
 
 
-def read_image(path: Path, how: Preparation) -> Array:
+def read_image(file: File, how: Preparation) -> Array:
     """Return a file as (c, size, size): uint8, or float32 in [0, 1] where it has more than 8 bits a value.
 
     Raises:
         Unusable: truncated or broken pixels, or values outside the range that `bits` gives.
 
     """
+    return fitted(decoded(file, how), how)
+
+
+def decoded(file: File, how: Preparation) -> Image.Image:
+    """Return a file as an image in its own size, turned: L or RGB, or F in [0, 1] where it has more than 8 bits a value.
+
+    Raises:
+        Unusable: as for `read_image`.
+
+    """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             image.load()
             turned = ImageOps.exif_transpose(image)
             # Colours come before size, because a palette's indices must not be averaged.
-            ready = _from_deep(turned, how) if turned.mode in DEEP else _from_bytes(turned, how.grey)
-            array = np.asarray(_fitted(ready, how))
+            return _from_deep(turned, how) if turned.mode in DEEP else _from_bytes(turned, how.grey)
     except Unusable:
         raise
     except Exception as error:
         raise Unusable(f"truncated or broken ({_reason(error)}); expected a whole image") from error
+
+
+def fitted(image: Image.Image, how: Preparation) -> Array:
+    """Return an image as (c, size, size): uint8, or float32 in [0, 1].
+
+    Raises:
+        Unusable: a strip that is thousands of times as long as wide.
+
+    """
+    array = np.asarray(_fitted(image, how))
     if array.dtype != np.uint8:
         array = np.clip(array, 0, 1).astype(np.float32)
     planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
