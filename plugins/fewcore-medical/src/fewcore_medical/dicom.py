@@ -89,7 +89,23 @@ def read_header(path: Path) -> SliceHeader:
     """Return the header of a slice.
 
     Raises:
-        UnusableVolume: the file is no DICOM file, too large, compressed as a whole, or its header cannot be.
+        UnusableVolume: as for `raw_header`; or its header cannot be that of a slice.
+
+    """
+    header = raw_header(path, TAGS)
+    try:
+        # Values are parsed when they are asked for, and then pydicom warns of them.
+        with quiet_pydicom():
+            return _checked(path, header)
+    except BROKEN as error:
+        raise _no_header(error) from error
+
+
+def raw_header(path: Path, tags: tuple[str, ...]) -> Any:
+    """Return some tags of a file's header as pydicom reads them, without its pixels.
+
+    Raises:
+        UnusableVolume: the file is no DICOM file, too large, compressed as a whole, or its header cannot be read.
 
     """
     try:
@@ -104,11 +120,13 @@ def read_header(path: Path) -> SliceHeader:
             # A few bytes that are deflated can fill the memory: they are refused before they are read.
             if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                 raise UnusableVolume("a deflated DICOM file", "one that is not deflated", "convert it")
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-            return _checked(path, header)
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
     except BROKEN as error:
-        found = f"a header that cannot be read ({type(error).__name__})"
-        raise UnusableVolume(found, "a whole DICOM file") from error
+        raise _no_header(error) from error
+
+
+def _no_header(error: Exception) -> UnusableVolume:
+    return UnusableVolume(f"a header that cannot be read ({type(error).__name__})", "a whole DICOM file")
 
 
 def _checked(path: Path, header: Any) -> SliceHeader:
@@ -210,13 +228,23 @@ def _stacked(headers: list[SliceHeader], uneven: bool) -> tuple[list[SliceHeader
 
 
 def _pixels(header: SliceHeader) -> Array:
+    return np.asarray(raw_pixels(header.path, header.shape) * header.slope + header.intercept)
+
+
+def raw_pixels(path: Path, shape: tuple[int, int]) -> Array:
+    """Return the pixels of a file (h, w) as they are stored.
+
+    Raises:
+        UnusableVolume: they are truncated, compressed, or of another shape than the header's.
+
+    """
     try:
         with quiet_pydicom():
-            pixels = np.asarray(pydicom.dcmread(header.path).pixel_array)
+            pixels = np.asarray(pydicom.dcmread(path).pixel_array)
     except BROKEN as error:
         found = f"pixels that cannot be read ({type(error).__name__})"
         advice = "it is truncated, or compressed: convert it to an uncompressed one"
         raise UnusableVolume(found, "a whole, uncompressed DICOM file", advice) from error
-    if pixels.shape != header.shape:
+    if pixels.shape != shape:
         raise UnusableVolume("pixels of another shape than the header's", "a whole DICOM file")
-    return np.asarray(pixels * header.slope + header.intercept)
+    return pixels

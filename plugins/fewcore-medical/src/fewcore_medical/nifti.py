@@ -30,8 +30,8 @@ MAX_OFFSET = 2**24
 READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
-def read_nifti(path: Path) -> Volume:
-    """Return the volume of a file.
+def read_nifti(path: Path, *, flat: bool = False) -> Volume:
+    """Return the volume of a file; with `flat` a file of two axes is a volume of one slice.
 
     Raises:
         UnusableVolume: the file cannot be read, is truncated, is no NIfTI file or has a header that cannot be.
@@ -42,7 +42,7 @@ def read_nifti(path: Path) -> Volume:
     try:
         with closing(_opened(path)) as file:
             header = _header(file)
-            shape, affine = _geometry(header)
+            shape, affine = _geometry(header, flat)
             dtype, slope, intercept = _numbers(header)
             values = _values(file, header, shape, dtype)
     except READ_ERRORS as error:
@@ -80,7 +80,7 @@ def _header(file: IO[bytes]) -> Any:
         raise UnusableVolume("a NIfTI header that cannot be read", "a NIfTI file") from error
 
 
-def _geometry(header: Any) -> tuple[tuple[int, int, int], Array]:
+def _geometry(header: Any, flat: bool) -> tuple[tuple[int, int, int], Array]:
     """Return the shape (columns, rows, slices) and the affine."""
     dims = [int(side) for side in header["dim"]]
     if not 1 <= dims[0] <= 7 or not all(1 <= side <= MAX_SIDE for side in dims[1 : 1 + dims[0]]):
@@ -88,6 +88,8 @@ def _geometry(header: Any) -> tuple[tuple[int, int, int], Array]:
     sides = dims[1 : 1 + dims[0]]
     while len(sides) > 3 and sides[-1] == 1:
         sides.pop()
+    if flat and len(sides) == 2:
+        sides.append(1)
     check_shape(tuple(sides))
     check_spacing(np.asarray(header["pixdim"][1:4], dtype=np.float64))
     try:
