@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from fewcore import Array, ImageSet, ImageSpec, Run, Target, option
+from fewcore import Array, ImageSet, ImageSpec, Run, Target, child_seed, numpy_generator, option
 from fewcore_medical.phantom_anatomy import PATIENT, chest, draw, posed
 from fewcore_medical.phantom_film import collimated, exposures, lesions, radiographs
 
@@ -27,41 +28,45 @@ class PhantomChest:
     the lungs' edge. Shape and pose are drawn without looking at the class, so that masks tell nothing of it.
 
     Targets: `class`, and `mask` (n, 1, h, w) of 0 and 1: pixels whose middle lies in a lung, without heart, mediastinum and
-    what the collimator hides. Groups are patients. Two runs with one seed give the same; `seed` in the stage fixes the images while
-    others vary.
+    what the collimator hides. Groups are patients. The images are the same for every seed of a pipeline, so that models of
+    several seeds are judged on the same ones; another `draw` gives others.
 
     Made for trials of methods that learn to segment and classify, such as A. A. Z. Imran et al.: Partly Supervised
     Multitask Learning, 2020, arXiv:2005.02523. No film was looked at in making it: what holds here need not hold there.
     """
+
+    deterministic: ClassVar[bool] = True
 
     n_train: int = option(600, "images for training", low=3)
     n_validation: int = option(60, "images for validation", low=0)
     n_test: int = option(240, "images for test", low=0)
     image_size: int = option(128, "height and width", unit="pixels", paper="128", low=16, high=2048)
     films: int = option(2, "most films of a patient", low=1, high=20)
+    draw: int = option(0, "which phantoms are drawn: another number gives others", low=0)
 
     def load(self, run: Run) -> ImageSet:
         """Return the images, (n, 1, image_size, image_size) uint8, with the targets `class` and `mask`."""
+        rng = numpy_generator(child_seed(self.draw, "phantom-chest"))
         counts = {"train": self.n_train, "validation": self.n_validation, "test": self.n_test}
         counts = {split: count for split, count in counts.items() if count}
-        classes, patients = _dealt(tuple(counts.values()), self.films, run.rng)
-        images, masks = self._painted(classes, patients, run)
+        classes, patients = _dealt(tuple(counts.values()), self.films, rng)
+        images, masks = self._painted(classes, patients, rng, run)
         n = len(classes)
-        ids = run.rng.permutation(n)
+        ids = rng.permutation(n)
         # A patient's number in the order of making would tell split and class.
-        groups = run.rng.permutation(n)[patients]
+        groups = rng.permutation(n)[patients]
         cuts = np.cumsum(list(counts.values()))[:-1]
         splits = {split: np.sort(rows) for split, rows in zip(counts, np.split(ids, cuts), strict=True)}
         targets = {"class": Target("class", classes, CLASSES), "mask": Target("masks", masks, STRUCTURES)}
         spec = ImageSpec((self.image_size,) * 2, 1, (0, 255), preparation={"grey": True})
         return ImageSet(images, ids, groups, spec, targets, splits, "class")
 
-    def _painted(self, classes: Array, patients: Array, run: Run) -> tuple[Array, Array]:
+    def _painted(self, classes: Array, patients: Array, rng: np.random.Generator, run: Run) -> tuple[Array, Array]:
         """Return images (n, 1, h, w) uint8 and masks (n, 1, h, w) float32."""
         n, size = len(classes), self.image_size
-        film = posed(draw(PATIENT, int(patients.max()) + 1, run.rng), patients, run.rng)
-        exposure = exposures(n, run.rng)
-        found = lesions(film, classes, run.rng)
+        film = posed(draw(PATIENT, int(patients.max()) + 1, rng), patients, rng)
+        exposure = exposures(n, rng)
+        found = lesions(film, classes, rng)
         images, masks = (run.zeros((n, 1, size, size), dtype) for dtype in (np.uint8, np.float32))
         step = max(1, CHUNK_PIXELS // size**2)
         for start in run.track(range(0, n, step), name="paint phantoms"):
@@ -69,7 +74,7 @@ class PhantomChest:
             here = chest({name: values[rows] for name, values in film.items()}, size)
             shown = {name: values[rows] for name, values in exposure.items()}
             seen = collimated(shown, size)
-            images[rows, 0] = np.rint(255 * seen * radiographs(here, shown, found[rows], size, run.rng))
+            images[rows, 0] = np.rint(255 * seen * radiographs(here, shown, found[rows], size, rng))
             masks[rows, 0] = seen & (here.lungs > 0)
         return images, masks
 
