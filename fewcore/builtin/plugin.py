@@ -13,7 +13,11 @@ def fewcore_datasets() -> list[Component]:
         Component(
             "digits", f"{here}.digits:Digits", "scikit-learn's 1,797 handwritten digits, 8 x 8", "doi:10.24432/C50P49"
         ),
-        Component("folder", f"{here}.folder:Folder", "a folder of your own images, one sub-folder a class or none"),
+        Component(
+            "folder",
+            f"{here}.folder:Folder",
+            "your own images: a folder for each class, or a table of classes, masks and patients",
+        ),
     ]
 
 

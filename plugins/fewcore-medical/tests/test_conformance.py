@@ -3,6 +3,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from chest_layouts import write_chest, write_jsrt, write_montgomery, write_shenzhen
 from pylidc_database import Database
 
 from fewcore.testing import conformance
@@ -36,11 +37,15 @@ def small_ipmn(folder: Path) -> dict[str, Any]:
 
 
 OPTIONS = {
+    "chest": write_chest,
     "ipmn": small_ipmn,
+    "jsrt": write_jsrt,
     "lidc": small_lidc,
     "monai": {"model": "resnet10"},
+    "montgomery": write_montgomery,
     "phantom-chest": {"n_train": 9, "n_validation": 3, "n_test": 3, "image_size": 16},
     "shape": {"dimensions": 2},
+    "shenzhen": write_shenzhen,
 }
 
 

@@ -29,6 +29,30 @@ def fewcore_datasets() -> list[Component]:
             "arXiv:1801.03230",
         ),
         Component(
+            "montgomery",
+            "fewcore_medical.montgomery:Montgomery",
+            "138 chest radiographs, normal or with tuberculosis, with masks of the lungs",
+            "doi:10.3978/j.issn.2223-4292.2014.11.20",
+        ),
+        Component(
+            "shenzhen",
+            "fewcore_medical.shenzhen:Shenzhen",
+            "662 chest radiographs, normal or with tuberculosis, with masks of the lungs of most",
+            "doi:10.3978/j.issn.2223-4292.2014.11.20",
+        ),
+        Component(
+            "jsrt",
+            "fewcore_medical.jsrt:Jsrt",
+            "247 chest radiographs, with a lung nodule or without, with masks of the lungs",
+            "doi:10.2214/ajr.174.1.1740071",
+        ),
+        Component(
+            "chest",
+            "fewcore_medical.chest:Chest",
+            "912 chest radiographs of Montgomery, Shenzhen and JSRT: normal, tuberculosis or nodule",
+            "arXiv:2005.02523",
+        ),
+        Component(
             "phantom-chest",
             "fewcore_medical.phantom_chest:PhantomChest",
             "phantoms of chest radiographs in three classes, with exact masks of the lungs, made from a seed",
