@@ -34,7 +34,7 @@ from fewcore.errors import (
     ResourceError,
 )
 from fewcore.hookspecs import hookimpl
-from fewcore.metrics import Comparison, MetricReport, MetricRow, Outcome
+from fewcore.metrics import Comparison, Figure, MetricReport, MetricRow, Outcome, StatisticalTest
 from fewcore.numbered_tasks import NumberedCursor, class_by_class
 from fewcore.protocols import (
     Backbone,
@@ -57,7 +57,9 @@ from fewcore.seeds import (
 
 if TYPE_CHECKING:
     from fewcore import grouping
+    from fewcore.boxes import box_figure
     from fewcore.run import Run
+    from fewcore.samples import SampleTest, independent_t, one_way_anova, pearson
     from fewcore.statistics import (
         Estimate,
         PairedTest,
@@ -98,6 +100,8 @@ _STATISTICS = (
 )
 _LAZY = {"Run": "run", "Gather": "tensors", "load_module": "tensors", "module_arrays": "tensors"}
 _LAZY |= dict.fromkeys(_STATISTICS, "statistics")
+_LAZY |= dict.fromkeys(("SampleTest", "independent_t", "one_way_anova", "pearson"), "samples")
+_LAZY["box_figure"] = "boxes"
 
 __version__ = "0.1.0"
 
@@ -113,6 +117,7 @@ __all__ = [
     "Estimate",
     "FewShotModel",
     "FewcoreError",
+    "Figure",
     "Gather",
     "ImageSet",
     "ImageSpec",
@@ -134,7 +139,9 @@ __all__ = [
     "Problem",
     "ResourceError",
     "Run",
+    "SampleTest",
     "Seen",
+    "StatisticalTest",
     "Stored",
     "Target",
     "TaskBatch",
@@ -142,6 +149,7 @@ __all__ = [
     "TaskStream",
     "auc",
     "bootstrap_comparison",
+    "box_figure",
     "child_seed",
     "class_by_class",
     "delong",
@@ -151,15 +159,18 @@ __all__ = [
     "hanley_mcneil",
     "holm",
     "hookimpl",
+    "independent_t",
     "load_module",
     "mcnemar",
     "mean_interval",
     "module_arrays",
     "normal_interval",
     "numpy_generator",
+    "one_way_anova",
     "option",
     "paired_comparison",
     "paired_delong",
+    "pearson",
     "share_interval",
     "task_key",
     "task_uniforms",

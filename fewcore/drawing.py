@@ -45,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
     "axes.grid": True,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
     "axes.axisbelow": True,
     "grid.color": INK,
     "grid.alpha": 0.13,
@@ -69,12 +70,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page: an SVG, what it shows in words, and its legend."""
+    """A figure for the page: an SVG, what it shows in words, its legend, and whether it is `wide`: a line for itself."""
 
     title: str
     svg: str
     alt: str
     keys: tuple[Key, ...] = ()
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def _for_page(svg: str) -> str:
     own = hashlib.sha256(svg.encode()).hexdigest()[:6]
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>d{own}", svg)
-    svg = svg.replace("xlink:href", "href").replace(INK, "currentColor")
+    # Black is what matplotlib takes where nothing else is said: on a dark page it would not be seen.
+    svg = svg.replace("xlink:href", "href").replace(INK, "currentColor").replace("#000000", "currentColor")
     for index, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--c{index})")
     return re.sub(r"\n\s*", "\n", svg).replace("<svg", '<svg aria-hidden="true" focusable="false"', 1).strip()

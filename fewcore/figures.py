@@ -1,4 +1,4 @@
-"""The figures of a report: results, learning curves, curves of evaluators, and maps of embeddings."""
+"""The figures of a report: results, learning curves, what evaluators draw, and maps of embeddings."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_LINES = 24
 MOST_PANELS = 8
+WIDE = 6.0
+"""Inches beyond which a figure has a line of the page for itself."""
 
 
 def result_drawings(report: RunReport) -> list[Drawing]:
@@ -167,6 +169,25 @@ def curve_drawings(reports: Mapping[str, MetricReport]) -> list[Drawing]:
             part = series[start : start + MOST_LINES]
             drawings.append(plot(title, part, x_label, y_label, alt, diagonal=chance, height=height))
     return drawings
+
+
+def evaluator_drawings(reports: Mapping[str, MetricReport]) -> tuple[list[Drawing], list[str]]:
+    """Return the figures that evaluators draw, and what is to be said of those that failed: they harm nothing."""
+    drawings, failed = [], []
+    for evaluator, made in reports.items():
+        for figure in made.figures:
+            try:
+                svg = draw(lambda axes, figure=figure: figure.draw(axes), *figure.size)
+            except Exception as error:  # a stranger's code: whatever it raises
+                failed.append(f"{evaluator} could not draw '{figure.title}': {type(error).__name__}: {error}")
+                continue
+            keys = tuple(Key(name, _named_colour(colour), shape) for name, colour, shape in figure.legend)
+            drawings.append(Drawing(figure.title, svg, figure.alt, keys, wide=figure.size[0] > WIDE))
+    return drawings, failed
+
+
+def _named_colour(colour: str) -> str:
+    return "currentColor" if colour == "black" else page_colour(COLOURS[int(colour[1:])])
 
 
 def map_drawing(picture: Picture) -> Drawing:

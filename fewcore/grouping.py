@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -14,7 +15,8 @@ import numpy as np
 
 from fewcore.contracts import Array, Predictions, Target
 from fewcore.errors import DataError
-from fewcore.metrics import Comparison, MetricRow, Outcome
+from fewcore.metrics import Comparison, MetricRow, Outcome, StatisticalTest
+from fewcore.samples import SampleTest
 from fewcore.seeds import numpy_generator
 from fewcore.statistics import (
     Estimate,
@@ -61,6 +63,17 @@ class Subject:
     def identity(self) -> dict[str, Any]:
         """What was put where a stage stands (axes `stages.NAME`): it says which model this is."""
         return {k: v for k, v in self.conditions.items() if k.startswith("stages.") and k.count(".") == 1}
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The conditions that do not say which model this is."""
+        return {k: v for k, v in self.conditions.items() if k not in self.identity}
+
+    @property
+    def model(self) -> str:
+        """What a reader calls the model: what was put into its stage's place, else its name."""
+        own = self.identity.get(f"stages.{self.first.stage}")
+        return str(own) if own is not None and len(self.identity) == 1 else self.name
 
     @property
     def name(self) -> str:
@@ -149,6 +162,63 @@ def corrected(comparisons: Iterable[Comparison]) -> tuple[Comparison, ...]:
     return tuple(
         replace(c, p_holm=float(p)) for c, p in zip(family, holm(np.array([c.p for c in family])), strict=True)
     )
+
+
+def corrected_tests(tests: Iterable[StatisticalTest]) -> tuple[StatisticalTest, ...]:
+    """Return the tests with Holm's p over all of them together."""
+    family = list(tests)
+    return tuple(
+        replace(t, p_holm=float(p)) for t, p in zip(family, holm(np.array([t.p for t in family])), strict=True)
+    )
+
+
+def statistical_test(
+    metric: str, about: str, found: SampleTest, conditions: Mapping[str, Any], note: str = ""
+) -> StatisticalTest:
+    """Return a test of samples for the report, not yet corrected."""
+    p = found.p
+    effect = (found.effect, found.ci95)
+    return StatisticalTest(metric, about, found.test, found.statistic, p, p, found.n, *effect, conditions, note)
+
+
+def left_out(lacking: Iterable[Outcome], judged: Iterable[Outcome]) -> tuple[str, ...]:
+    """Return the stages of which no outcome could be judged; a stage in whose place methods take turns may have some."""
+    has_rows = {outcome.stage for outcome in judged}
+    return tuple(dict.fromkeys(outcome.stage for outcome in lacking if outcome.stage not in has_rows))
+
+
+def means_of_groups(values: Array, groups: Array) -> Array:
+    """Return the mean of `values` (n,) in each group, (groups,): units that are independent of each other."""
+    index = np.unique(groups, return_inverse=True)[1]
+    return np.asarray(np.bincount(index, values) / np.bincount(index))
+
+
+def numeric_axis(subjects: Iterable[Subject]) -> str:
+    """Return the first condition along which models take two numbers or more, such as `labels.share`, or nothing."""
+    values: dict[str, set[Any]] = {}
+    for subject in subjects:
+        for axis, value in subject.conditions.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                values.setdefault(axis, set()).add(value)
+    return next((axis for axis, found in values.items() if len(found) > 1), "")
+
+
+def placed(subject: Subject, axis: str) -> tuple[str, str]:
+    """Return where a subject stands along an axis, and what it is called there: its model and its other conditions."""
+    place = subject.conditions.get(axis)
+    others = ", ".join(f"{key} {value}" for key, value in subject.others.items() if key != axis)
+    name = f"{subject.model} ({others})" if others else subject.model
+    return ("–" if place is None else str(place)), name
+
+
+def in_order(subjects: Iterable[Subject], axis: str) -> list[Subject]:
+    """Return subjects by their number along an axis; those that have none stand last."""
+
+    def rank(subject: Subject) -> float:
+        value = subject.conditions.get(axis)
+        return float(value) if isinstance(value, int | float) else math.inf
+
+    return sorted(subjects, key=rank)
 
 
 def pooled(outcomes: Sequence[Outcome]) -> Outcome:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewcore.contracts import Array, Meta, Predictions, Seen, Target
+from fewcore.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +22,8 @@ class Outcome:
     (matrix axes, `way`, `shot`), `repeats` what is averaged over (`seed`, `fold`). `truth` maps targets to `Target`s, in
     the order of `predictions.ids`; `target` is the class target that is meant. For few-shot tasks `ids` and `groups`
     number the tasks, and `query_labels` (t, q) are the truth, -1 for padding. `norm` says how batch norm took its
-    statistics; `seen` what was seen on the way.
+    statistics; `seen` what was seen on the way. `images` are those of the whole data set, perhaps memory-mapped, for
+    figures alone: the one behind a prediction is `images[id]`; None for few-shot tasks.
     """
 
     stage: str
@@ -33,13 +39,16 @@ class Outcome:
     repeats: Mapping[str, Any] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
     norm: str = "none"
+    images: Array | None = None
 
     def with_conditions(self, **conditions: Any) -> Outcome:
         """Return the outcome with more conditions."""
         return replace(self, conditions={**self.conditions, **conditions})
 
 
-LOWER_IS_BETTER = ("error", "loss", "mae", "mse", "rmse", "distance", "hausdorff", "brier", "ece", "nll")
+LOWER_IS_BETTER = (
+    "error", "loss", "mae", "mse", "rmse", "distance", "hausdorff", "brier", "ece", "nll", "missed", "alarms"
+)  # fmt: skip
 """Words in the name of a metric that say that less of it is better."""
 
 
@@ -97,12 +106,73 @@ class Comparison:
         return {**bare, "ci95": list(self.ci95), "test": self.test, **self.conditions}
 
 
+@dataclass(frozen=True)
+class StatisticalTest:
+    """A test that is no paired comparison of two models: over several models, between classes, of a correlation.
+
+    `about` says in words what is tested (`s4mtl: normal − nodule`), `test` by what. `statistic` is F, t or r; `effect`
+    the difference or correlation with its interval, NaN where there is none (see `SampleTest`). `n` counts all that
+    entered. `p_holm` is corrected over all tests of the report (`grouping.corrected_tests`).
+    """
+
+    metric: str
+    about: str
+    test: str
+    statistic: float
+    p: float
+    p_holm: float
+    n: int
+    effect: float = math.nan
+    ci95: tuple[float, float] = (math.nan, math.nan)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    def to_json(self) -> Meta:
+        """Return the test as one flat object."""
+        names = ("metric", "about", "test", "statistic", "p", "p_holm", "n", "effect", "note")
+        return {**{name: getattr(self, name) for name in names}, "ci95": list(self.ci95), **self.conditions}
+
+
+FIGURE_COLOURS = (*(f"C{number}" for number in range(6)), "black")
+FIGURE_SHAPES = ("line", "dashed", "dot", "square")
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """A figure that an evaluator draws for the report.
+
+    `draw(axes)` draws on matplotlib axes; the colours `C0` to `C5` and `black` are the page's own there, which fit
+    light, dark and the colour-blind. `title` is the caption and `alt` says in words and numbers what is to be seen.
+    `legend` holds (name, colour, shape), the shape being `line`, `dashed`, `dot` or `square`: names stand below the
+    figure and not in it. `size` is width and height in inches; a figure wider than 6 has a line of the page for itself.
+
+    Raises:
+        DataError: there are no words, or a colour or shape is none of these.
+
+    """
+
+    title: str
+    alt: str
+    draw: Callable[[Axes], object]
+    legend: tuple[tuple[str, str, str], ...] = ()
+    size: tuple[float, float] = (4.4, 3.0)
+
+    def __post_init__(self) -> None:
+        if not (self.title.strip() and self.alt.strip()):
+            raise DataError(f"figure '{self.title}': found no title or no alt; expected words that say what it shows")
+        for name, colour, shape in self.legend:
+            if colour not in FIGURE_COLOURS or shape not in FIGURE_SHAPES:
+                expected = f"one of {', '.join(FIGURE_COLOURS)} and one of {', '.join(FIGURE_SHAPES)}"
+                raise DataError(f"figure '{self.title}': found {colour} {shape} for '{name}'; expected {expected}")
+
+
 @dataclass(frozen=True, eq=False)
 class MetricReport:
     """What an evaluator makes: rows, paired comparisons, and the arrays behind them (one number a task or image).
 
     `left_out` names the models that lack what the evaluator needs. `curves` holds named arrays to be drawn, such as ROC
     curves: name -> {"x": ..., "y": ..., "x_label": ..., "y_label": ...}.
+    `tests` are those that pair no models, `figures` what the evaluator draws itself.
     """
 
     rows: tuple[MetricRow, ...]
@@ -110,3 +180,5 @@ class MetricReport:
     arrays: Mapping[str, Array] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     curves: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tests: tuple[StatisticalTest, ...] = ()
+    figures: tuple[Figure, ...] = ()

@@ -81,6 +81,7 @@ def _of_rows(session: Session, node: Node, split: str) -> Judged:
         truth.target,
         seen=node.seen,
         norm=entry.meta["norm"],
+        images=table.images.images,
     )
     return Judged(key, node.cell, outcome)
 

@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from fewcore.drawing import Drawing
-from fewcore.figures import curve_drawings, learning_drawings, map_drawing, result_drawings
+from fewcore.figures import curve_drawings, evaluator_drawings, learning_drawings, map_drawing, result_drawings
 from fewcore.metrics import lower_is_better
 from fewcore.progress import clock_text, printable
 from fewcore.results import (
@@ -23,6 +23,7 @@ from fewcore.results import (
     Line,
     comparison_table,
     lines_of,
+    other_tests_table,
     paper_number,
     paper_table,
     results_table,
@@ -76,7 +77,9 @@ def sections_of(report: RunReport) -> list[Section]:
         Section("results", "Results", _result_notes(report), _results(report), tuple(result_drawings(report))),
         Section("seen", "What each model saw", tables=(seen_table(report),)),
         Section("tests", "Paired tests", tables=(comparison_table(report),)),
+        Section("other-tests", "Tests over models and between classes", tables=(other_tests_table(report),)),
         Section("curves", "Curves", drawings=tuple(curve_drawings(report.reports))),
+        _figures(report),
         Section("choice", "Choice on validation", tables=(candidate_table(report.candidates),)),
         _learning(report),
         Section(
@@ -124,6 +127,11 @@ def _result_notes(report: RunReport) -> tuple[str, ...]:
     if repeated:
         return ()
     return ("Each model was trained once: the intervals cover the tasks or images, not another seed of the training.",)
+
+
+def _figures(report: RunReport) -> Section:
+    drawings, failed = evaluator_drawings(report.reports)
+    return Section("figures", "Figures", tuple(failed), drawings=tuple(drawings))
 
 
 def _learning(report: RunReport) -> Section:

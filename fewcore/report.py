@@ -125,6 +125,7 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
     pairs = [
         {**pair.to_json(), "evaluator": name} for name, made in report.reports.items() for pair in made.comparisons
     ]
+    tests = [{**test.to_json(), "evaluator": name} for name, made in report.reports.items() for test in made.tests]
     stages = [
         {**{name: getattr(stage, name) for name in RECIPE}, "conditions": stage.conditions} for stage in report.stages
     ]
@@ -134,6 +135,7 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
             "name": report.name,
             "rows": rows,
             "comparisons": pairs,
+            "tests": tests,
             "left_out": {name: made.left_out for name, made in report.reports.items() if made.left_out},
             "versions": report.environment.get("versions", {}),
             "device": report.environment.get("device"),

@@ -241,6 +241,35 @@ def comparison_table(report: RunReport) -> Table:
     return Table(title, tuple(map(Cell, heads)), tuple(rows), note, folded=many)
 
 
+def other_tests_table(report: RunReport) -> Table:
+    """Return the tests that pair no models; the Holm-corrected p is stressed where it is below 0.05."""
+    rows = []
+    for made in report.reports.values():
+        for test in made.tests:
+            low, high = (number(float(end), sign=True) for end in test.ci95)
+            interval = f" ({low} to {high})" if math.isfinite(test.ci95[0]) else ""
+            rows.append(
+                (
+                    Cell(test.about, note=short(dict(test.conditions)) if test.conditions else ""),
+                    Cell(words(test.metric)),
+                    Cell(test.test, note=test.note),
+                    Cell(number(test.statistic), test.statistic if math.isfinite(test.statistic) else None),
+                    Cell(number(test.effect, sign=True) + interval),
+                    Cell(p_text(test.p), test.p if math.isfinite(test.p) else None),
+                    Cell(p_text(test.p_holm), test.p_holm if math.isfinite(test.p_holm) else None, test.p_holm < 0.05),
+                    Cell(short(test.n), float(test.n)),
+                )
+            )
+    heads = ("of what", "metric", "test", "statistic", "difference or correlation", "p", "p (Holm)", "n")
+    note = (
+        "Bold: below 0.05 after Holm's correction for all tests of this table. A p above 0.05 does not show that there is"
+        " no difference: the interval says how large it may be."
+    )
+    many = len(rows) > MOST_TESTS
+    title = f"All {len(rows)} tests" if many else "Tests over models and between classes"
+    return Table(title, tuple(map(Cell, heads)), tuple(rows), note if rows else "", folded=many)
+
+
 def seen_table(report: RunReport) -> Table:
     """Return what each judged model saw on its way, and where its batch norm took statistics."""
     seen: dict[tuple[str, ...], None] = {}

@@ -15,8 +15,6 @@ from fewcore.metrics import MetricReport, lower_is_better
 from fewcore.nodes import Node
 from fewcore.outcomes import MODELS, Judged, counted_once, outcomes_of
 from fewcore.pipeline import Pipeline
-from fewcore.run import Run
-from fewcore.seeds import child_seed
 from fewcore.session import NOT_STORED, Session
 from fewcore.wiring import CLASSES, Wired
 
@@ -157,7 +155,7 @@ class Runner:
     def _evaluate(self, stage: Wired, judged: list[Judged]) -> MetricReport | None:
         wanted = stage.inputs["outcomes"]
         outcomes = tuple(entry.outcome for entry in judged if entry.outcome.stage in wanted)
-        run = Run(child_seed(0, "evaluator", stage.offer.name), name=stage.name)
+        run = self.session.run_for_evaluator(stage)
         try:
             with blame(stage.name, None, self.session.tracebacks):
                 report: MetricReport = stage.component.evaluate(outcomes, run)

@@ -34,6 +34,7 @@ from fewcore import (
     share_interval,
     weighted_auc,
 )
+from fewcore.builtin.accuracy_boxes import accuracy_figures
 
 Metric = Literal["accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1"]
 BINARY = ("sensitivity", "specificity")
@@ -194,8 +195,10 @@ class Classification:
             if len(model.cases) > 1 and model.averaged:
                 rows += self._rows(model, None, seed)
         rows += _majorities(models)
-        left_out = tuple({o.stage: None for o in outcomes if not _usable(o)})
-        return MetricReport(tuple(rows), self._compared(models, seed), arrays, left_out, curves)
+        left_out = grouping.left_out((o for o in outcomes if not _usable(o)), (o for o in outcomes if _usable(o)))
+        judged = ((model.subject, [(case.right, case.groups) for case in model.cases]) for model in models)
+        figures = accuracy_figures(judged, seed) if "accuracy" in self.metrics else ()
+        return MetricReport(tuple(rows), self._compared(models, seed), arrays, left_out, curves, figures=figures)
 
     def _rows(self, model: _Model, which: int | None, seed: int) -> Iterator[MetricRow]:
         cases = model.cases if which is None else model.cases[which : which + 1]

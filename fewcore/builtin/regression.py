@@ -112,7 +112,7 @@ class Regression:
         """Return rows, comparisons, and the absolute difference of each image beside its id in `arrays`."""
         seed = int(run.rng.integers(2**63))
         usable = [o for o in outcomes if self._names(o)]
-        left_out = {o.stage: None for o in outcomes if not self._names(o)}
+        left_out = grouping.left_out((o for o in outcomes if not self._names(o)), usable)
         columns = [column for subject in grouping.subjects_of(usable) for column in self._columns(subject)]
         rows: list[MetricRow] = []
         arrays: dict[str, Array] = {}
@@ -121,7 +121,7 @@ class Regression:
             arrays[f"{grouping.label(rows[-1])}, difference"] = column.numbers(DISTANCE, 0).mean(0)
             arrays[f"{grouping.label(rows[-1])}, ids"] = column.ids
         rows += self._constants(columns, seed)
-        return MetricReport(tuple(rows), self._compared(columns, seed), arrays, tuple(left_out))
+        return MetricReport(tuple(rows), self._compared(columns, seed), arrays, left_out)
 
     def _names(self, outcome: Outcome) -> list[str]:
         if outcome.predictions.values is None:
