@@ -3,6 +3,9 @@
 `python tests/benchmarks/kmeans.py --partitions 3`, on as many threads as OMP_NUM_THREADS says. The vectors are a mixture
 of Gaussians (1,100 components of 20 vectors on average) and, where FEWCORE_DATA is set, 22,000 Omniglot drawings
 projected at random to 256 dimensions. Each partition is scaled at random, as in CACTUs, the first is not.
+
+`python tests/benchmarks/kmeans.py --alone --partitions 100` times the component `kmeans` without a peer: partitions side
+by side.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from PIL import Image
 from sklearn.cluster import KMeans as Peer
 from threadpoolctl import threadpool_info
 
-from fewcore import numpy_generator
+from fewcore import Embeddings, Run, numpy_generator
+from fewcore_cluster.kmeans import KMeans
 from fewcore_cluster.lloyd import cluster
 
 SIDE = 28
@@ -74,6 +78,16 @@ def compare(vectors: np.ndarray, k: int, partitions: int, device: str) -> dict[s
     }
 
 
+def alone(vectors: np.ndarray, k: int, partitions: int, device: str) -> dict[str, object]:
+    embeddings = Embeddings(vectors, np.arange(len(vectors)), encoder=None)
+    began = time.perf_counter(), time.process_time()
+    found = KMeans(n_clusters=k, n_partitions=partitions, min_size=1, share=0.5).partition(
+        embeddings, Run(device=torch.device(device))
+    )
+    seconds, processor = time.perf_counter() - began[0], time.process_time() - began[1]
+    return {"partitions": len(found), "ours_s": round(seconds, 1), "ours_cpu_s": round(processor, 1)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--partitions", type=int, default=3)
@@ -81,13 +95,15 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--clusters", type=int, default=500)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--alone", action="store_true", help="time the component on all partitions, without a peer")
     options = parser.parse_args()
     threads = {pool["internal_api"]: pool["num_threads"] for pool in threadpool_info()}
     found: dict[str, object] = {"machine": platform.processor() or platform.machine(), "threads": threads}
-    found["mixture"] = compare(mixture(options.n, options.dim), options.clusters, options.partitions, options.device)
+    measure = alone if options.alone else compare
+    found["mixture"] = measure(mixture(options.n, options.dim), options.clusters, options.partitions, options.device)
     if os.environ.get("FEWCORE_DATA"):
         vectors = omniglot(options.n, options.dim)
-        found["omniglot"] = compare(vectors, options.clusters, options.partitions, options.device)
+        found["omniglot"] = measure(vectors, options.clusters, options.partitions, options.device)
     print(json.dumps(found, indent=2))
 
 

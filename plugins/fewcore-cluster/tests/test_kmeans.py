@@ -145,6 +145,25 @@ def test_a_partition_does_not_depend_on_how_many_there_are():
     assert few.parts.dtype == np.int8
 
 
+def test_threads_change_no_partition_and_are_as_many_afterwards_as_before():
+    vectors = np.random.default_rng(0).normal(size=(3_000, 32)).astype(np.float32)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(
+                KMeans(n_clusters=40, n_partitions=5, min_size=1, share=0.5).partition(embeddings(vectors), Run(2))
+            )
+            with pytest.raises(DataError, match="partition 0"):
+                KMeans(n_clusters=40, n_partitions=5, min_size=500, max_retries=0).partition(
+                    embeddings(vectors), Run(2)
+                )
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0].parts, found[1].parts)
+
+
 def test_interrupted_partitioning_ends_with_the_same_bits(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
     method = KMeans(n_partitions=4, **LOOSE)
