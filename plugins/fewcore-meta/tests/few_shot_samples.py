@@ -43,6 +43,17 @@ def image_set(pixels, labels, value_range):
     return ImageSet(pixels.astype(np.float32), ids, ids, spec, {"class": target}, {}, "class")
 
 
+def two_class_images(n, seed, side=6):
+    """Noisy images (n, 1, side, side), benign and malignant in turn; malignant ones have a brighter corner."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    pixels = rng.integers(0, 200, (n, 1, side, side), dtype=np.uint8)
+    pixels[labels == 1, :, : side // 2, : side // 2] += 50
+    ids = np.arange(n)
+    target = Target("class", labels, ("benign", "malignant"))
+    return ImageSet(pixels, ids, ids, ImageSpec((side, side), 1, (0, 255)), {"class": target}, {}, "class")
+
+
 def make_images(n_classes=8, each=12, dim=6, spread=1.0, seed=0):
     """Vectors (n, dim, 1, 1) around one random centre a class."""
     rng = np.random.default_rng(seed)

@@ -6,8 +6,9 @@ import numpy as np
 from data_layouts import write_celeba, write_imagenet, write_mini_imagenet, write_mnist
 from PIL import Image
 
-from fewcore import Run
+from fewcore import Partitions, Run
 from fewcore.testing import conformance
+from fewcore_meta.cluster_subsets import ClusterSubsets
 from fewcore_meta.protoclr import ProtoClr
 
 
@@ -31,7 +32,10 @@ OPTIONS = {
     "mnist": write_mnist,
     "attribute-tasks": {"attributes": [0, 4], "n_shot": 2, "n_query": 3, "n_tasks": 20},
     "cactus-resnet": {"widths": [4, 6]},
+    "cluster-subsets": {"n_shot": 2, "n_query": 3, "n_tasks": 20},
+    "fine-tune": {"epochs": 2},
     "maml": {"iterations": 3, "test_steps": 2},
+    "multi-task": {"epochs": 2},
     "mlp": {"epochs": [2], "dropouts": [0.0], "default_epochs": 2},
     "omniglot": small_omniglot,
     "protoclr": {"iterations": 3, "neighbours": 2, "neighbours_after": 0.0, "test_views": 2},
@@ -45,6 +49,14 @@ def with_start(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "start": ProtoClr(iterations=1).meta_train(given["images"], given["backbone"], Run())}
 
 
-@conformance("fewcore-meta", options=OPTIONS, inputs={"protoclr": with_start})
+def with_fixed_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs with a fixed list of tasks between three parts of the images."""
+    ids = given["images"].ids
+    sampler = ClusterSubsets(n_shot=2, n_query=3, swap_labels=False)
+    parts = (np.arange(len(ids)) % 3).astype(np.int8)[None]
+    return {**given, "tasks": sampler.tasks(Partitions(parts, ids), Run())}
+
+
+@conformance("fewcore-meta", options=OPTIONS, inputs={"protoclr": with_start, "multi-task": with_fixed_tasks})
 def test_conformance(offer, check):
     check(offer)

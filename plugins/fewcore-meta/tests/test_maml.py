@@ -301,6 +301,20 @@ def test_saved_models_and_predictors_give_the_same_scores(norm):
     np.testing.assert_array_equal(loaded.predict(images, Run()).scores, predictor.predict(images, Run()).scores)
 
 
+def test_snapshots_are_what_shorter_training_ends_with(tmp_path):
+    kept = train(snapshot_every=2)
+    for model in (kept, MamlModel.from_arrays(*kept.to_arrays(), {"backbone": NET})):
+        assert len(model.snapshots) == 2
+        for snapshot, iterations in zip(model.snapshots, (2, 4), strict=True):
+            assert same_weights(snapshot, train(iterations=iterations))
+    steps = iter(range(100))
+    stopped = Run(seed=3, checkpoints=tmp_path, checkpoint_every=0.0, stop=lambda: next(steps) == 2)
+    with pytest.raises(Interrupted):
+        train(snapshot_every=2, run=stopped)
+    resumed = train(snapshot_every=2, run=Run(seed=3, checkpoints=tmp_path))
+    assert same_weights(kept, resumed)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_adapt_and_classify_agree(norm):
     images = make_images()

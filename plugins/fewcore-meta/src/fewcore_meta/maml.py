@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -41,6 +42,8 @@ from fewcore_meta.adaptation import (
 )
 
 MONITORED_TASKS = 100
+EARLIER = "snapshot."
+"""What the names of arrays begin with that are weights at a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ class Maml:
         low=0,
     )
     validate_every: int = option(1_000, "iterations between points of the validation curve; 0 draws none", low=0)
+    snapshot_every: int = option(
+        0, "iterations between states that are kept, among which `fine-tune` chooses; 0 keeps the last alone", low=0
+    )
 
     def meta_train(
         self,
@@ -110,7 +116,8 @@ class Maml:
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         gather, cursor = Gather(images, run.device), tasks.start()
         model = MamlModel(self, network, images.shape, max_way)
-        for step in run.loop(self.iterations, network=network, optimiser=optimiser, tasks=cursor):
+        state = {"network": network, "optimiser": optimiser, "tasks": cursor, "earlier": model.earlier}
+        for step in run.loop(self.iterations, **state):
             batch = cursor.draw(self.tasks_per_step)
             loss, accuracy = self._outer_gradient(tasked, gather, batch)
             if self.clip:
@@ -120,6 +127,8 @@ class Maml:
             cursor.observe(batch, accuracy.cpu().numpy())
             if validation is not None and validation_tasks is not None and self._validates(step):
                 run.log(validation_accuracy=_accuracy(model, validation_tasks, validation, run))
+            if self.snapshot_every and (step + 1) % self.snapshot_every == 0 and step + 1 < self.iterations:
+                model.earlier.append(module_arrays(network))
         return model
 
     def _validates(self, step: int) -> bool:
@@ -175,12 +184,20 @@ def _accuracy(model: MamlModel, tasks: TaskStream, images: ImageSet, run: Run) -
 class MamlModel:
     """A meta-trained initialisation; it is adapted with gradient steps to each task.
 
-    `max_way` is the greatest number of classes that a task may have, `network` the network with the initial weights.
+    `max_way` is the greatest number of classes that a task may have, `network` the network with the initial weights,
+    `earlier` its weights at the snapshots.
     """
 
     def __init__(self, options: Maml, network: nn.Module, shape: tuple[int, ...], max_way: int) -> None:
         self.options, self.network, self.max_way = options, network, max_way
+        self.earlier: list[Arrays] = []
         self._shape = tuple(shape)
+
+    @property
+    def snapshots(self) -> tuple[MamlModel, ...]:
+        """Earlier states of the model, the first first."""
+        networks = [load_module(copy.deepcopy(self.network), arrays) for arrays in self.earlier]
+        return tuple(MamlModel(self.options, network, self._shape, self.max_way) for network in networks)
 
     @property
     def norm(self) -> str:
@@ -232,11 +249,13 @@ class MamlModel:
         )
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
-        """Return weights and running statistics, and the options."""
-        return module_arrays(self.network), {
+        """Return weights and running statistics, now and at the snapshots, and the options."""
+        earlier = {f"{EARLIER}{i}.{name}": v for i, arrays in enumerate(self.earlier) for name, v in arrays.items()}
+        return {**module_arrays(self.network), **earlier}, {
             "options": asdict(self.options),
             "shape": list(self._shape),
             "max_way": self.max_way,
+            "n_earlier": len(self.earlier),
         }
 
     @classmethod
@@ -244,4 +263,8 @@ class MamlModel:
         """Build the model again; `inputs` holds the backbone."""
         shape = tuple(meta["shape"])
         network = inputs["backbone"].build(shape, meta["max_way"], torch_generator(0))
-        return cls(Maml(**meta["options"]), load_module(network, arrays), shape, meta["max_way"])
+        load_module(network, {name: values for name, values in arrays.items() if not name.startswith(EARLIER)})
+        model = cls(Maml(**meta["options"]), network, shape, meta["max_way"])
+        for begin in (f"{EARLIER}{i}." for i in range(meta["n_earlier"])):
+            model.earlier.append({n.removeprefix(begin): v for n, v in arrays.items() if n.startswith(begin)})
+        return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fewcore import Component, hookimpl
 
 CACTUS = "arXiv:1810.02334"
+TASK_DESIGN = "arXiv:1907.07816"
 
 
 @hookimpl
@@ -85,5 +86,43 @@ def fewcore_task_samplers() -> list[Component]:
             "two-way tasks from a table of binary attributes, three at a time",
             CACTUS,
             needs_labels=True,
-        )
+        ),
+        Component(
+            "cluster-subsets",
+            "fewcore_meta.cluster_subsets:ClusterSubsets",
+            "two-way tasks between sets of clusters, in an order that may follow how well they are learnt",
+            TASK_DESIGN,
+        ),
+    ]
+
+
+@hookimpl
+def fewcore_learners() -> list[Component]:
+    """Offer the learners."""
+    here = "fewcore_meta"
+    return [
+        Component(
+            "fine-tune",
+            f"{here}.fine_tune:FineTune",
+            "a network trained on all labels, from scratch or from one that is trained already",
+            TASK_DESIGN,
+            needs_labels=True,
+            predicts=("scores",),
+        ),
+        Component(
+            "multi-task",
+            f"{here}.multi_task:MultiTask",
+            "a network that learns the classes and a sampler's tasks at the same time",
+            TASK_DESIGN,
+            needs_labels=True,
+            predicts=("scores",),
+        ),
+        Component(
+            "nearest-neighbour",
+            f"{here}.nearest_neighbour:NearestNeighbour",
+            "the class of the nearest labelled vector, with a score",
+            TASK_DESIGN,
+            needs_labels=True,
+            predicts=("scores",),
+        ),
     ]
