@@ -39,7 +39,7 @@ def subset_pairs(k: int) -> Array:
     sides = np.array(list(product((FIRST, SECOND, UNUSED), repeat=k)), np.int8)
     used = sides != UNUSED
     leads = sides[np.arange(len(sides)), used.argmax(1)] == FIRST
-    return sides[leads & (sides == SECOND).any(1)]
+    return np.asarray(sides[leads & (sides == SECOND).any(1)])
 
 
 class SubsetStream:

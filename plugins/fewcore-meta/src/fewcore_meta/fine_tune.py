@@ -43,7 +43,7 @@ VALUES_AT_ONCE = 2**24
 
 def linear_layer(n_features: int, n_outputs: int, generator: torch.Generator) -> nn.Linear:
     """Return a linear layer with PyTorch's usual first weights, drawn from a generator."""
-    layer = skip_init(nn.Linear, n_features, n_outputs)
+    layer: nn.Linear = skip_init(nn.Linear, n_features, n_outputs)  # type: ignore[no-untyped-call]
     bound = 1 / math.sqrt(n_features)
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
@@ -180,7 +180,7 @@ class FineTune:
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         gather, best = Gather(images, run.device), BestOnValidation(network, *validation, run.device)
         epoch_of = Epochs(len(rows), self.batch_size, int(run.rng.integers(2**62)))
-        state = {"network": network, "optimiser": optimiser, "best": best.state}
+        state: dict[str, Any] = {"network": network, "optimiser": optimiser, "best": best.state}
         for step in run.loop(self.epochs * epoch_of.n_batches, name=name, **state):
             batch = epoch_of.batch(step)
             network.train()

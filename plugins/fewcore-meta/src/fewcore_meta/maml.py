@@ -116,7 +116,7 @@ class Maml:
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         gather, cursor = Gather(images, run.device), tasks.start()
         model = MamlModel(self, network, images.shape, max_way)
-        state = {"network": network, "optimiser": optimiser, "tasks": cursor, "earlier": model.earlier}
+        state: dict[str, Any] = {"network": network, "optimiser": optimiser, "tasks": cursor, "earlier": model.earlier}
         for step in run.loop(self.iterations, **state):
             batch = cursor.draw(self.tasks_per_step)
             loss, accuracy = self._outer_gradient(tasked, gather, batch)

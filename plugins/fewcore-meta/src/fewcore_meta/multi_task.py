@@ -92,7 +92,7 @@ class MultiTask:
         gather, best = Gather(images, run.device), BestOnValidation(network, validation, validated, run.device)
         labels, weights = class_labels(images, rows, run.device)
         epoch_of = Epochs(len(rows), self.batch_size, int(run.rng.integers(2**62)))
-        state = {"networks": both, "optimiser": optimiser, "tasks": cursor, "best": best.state}
+        state: dict[str, Any] = {"networks": both, "optimiser": optimiser, "tasks": cursor, "best": best.state}
         for step in run.loop(self.epochs * epoch_of.n_batches, **state):
             batch, drawn = epoch_of.batch(step), _Drawn(cursor.draw(self.tasks_per_step))
             both.train()

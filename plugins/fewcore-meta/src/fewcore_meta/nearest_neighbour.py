@@ -27,7 +27,7 @@ class NearestNeighbourPredictor:
         mine = torch.from_numpy(np.array(self.vectors)).to(run.device)
         rows = [torch.from_numpy(np.flatnonzero(self.labels == k)).to(run.device) for k in range(self.labels.max() + 1)]
         parts = []
-        for some in vectors.split(max(1, VALUES_AT_ONCE // len(mine))):
+        for some in torch.split(vectors, max(1, VALUES_AT_ONCE // len(mine))):
             distances = torch.cdist(some, mine, compute_mode="donot_use_mm_for_euclid_dist")
             nearest = [
                 distances[:, own].topk(min(self.n_neighbours, len(own)), largest=False).values.mean(1) for own in rows
