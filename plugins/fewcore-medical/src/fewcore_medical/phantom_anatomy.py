@@ -44,8 +44,8 @@ PATIENT: Mapping[str, tuple[float, float]] = {
 FILM: Mapping[str, tuple[float, float]] = {
     "breath": (-0.08, 0.08),  # what is added to the base
     "turn": (-0.14, 0.14),  # what one lung seems wider, and the other narrower
-    "scale_x": (0.80, 1.20),
-    "scale_y": (0.80, 1.20),
+    "scale_x": (0.72, 1.22),
+    "scale_y": (0.72, 1.22),
     "shift_x": (-0.14, 0.14),
     "shift_y": (-0.14, 0.14),
     "warp_x": (-0.035, 0.035),
@@ -54,7 +54,7 @@ FILM: Mapping[str, tuple[float, float]] = {
 }
 """Range of each number of a film's pose. The angle is normal."""
 
-ANGLE = 0.09
+ANGLE = 0.12
 """Standard deviation of the films' angle, in radians."""
 
 

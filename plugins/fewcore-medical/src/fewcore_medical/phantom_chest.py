@@ -24,8 +24,9 @@ class PhantomChest:
     Each patient has lungs, ribs behind and in front, clavicles, spine, heart, aortic arch and diaphragm of his own, and
     one to `films` images, which differ in pose, breath, exposure, contrast, noise and collimation. `normal` shows vessels
     alone, some of them end-on, small and round. `nodule` adds one or two soft discs anywhere in the lungs, `tuberculosis` two
-    to five patchy clouds, mostly high up. What a class adds is faint beside the ribs that cross it, and it hides parts of
-    the lungs' edge. Shape and pose are drawn without looking at the class, so that masks tell nothing of it.
+    to five patchy clouds, mostly high up. What a class adds is faint beside the ribs that cross it. In all classes smooth
+    opacities may hide a part of the lungs' edges, where only the shape of lungs tells how the mask goes on. Shape and pose are
+    drawn without looking at the class, so that masks tell nothing of it.
 
     Targets: `class`, and `mask` (n, 1, h, w) of 0 and 1: pixels whose middle lies in a lung, without heart, mediastinum and
     what the collimator hides. Groups are patients. The images are the same for every seed of a pipeline, so that models of

@@ -13,7 +13,7 @@ from fewcore_medical.phantom_anatomy import Chest, draw, lung_place, pixel_place
 NORMAL, TUBERCULOSIS, NODULE = range(3)
 
 EXPOSURE: Mapping[str, tuple[float, float]] = {
-    "air": (0.14, 0.55),  # how much darker a lung is than tissue
+    "air": (0.12, 0.55),  # how much darker a lung is than tissue
     "edge": (0.02, 0.07),  # width of a lung's edge
     "heart_density": (0.10, 0.30),
     "spine": (0.08, 0.24),
@@ -26,7 +26,8 @@ EXPOSURE: Mapping[str, tuple[float, float]] = {
     "heel": (-0.12, 0.12),  # from one side of the image to the other
     "low": (0.00, 0.25),  # density that becomes black
     "contrast": (0.85, 1.30),  # range of densities that is shown
-    "bubble": (-0.10, 0.30),  # how dark the air in the stomach is, where above 0
+    "veil": (-0.15, 0.45),  # how much smooth opacities hide the lungs' edges, where above 0
+    "bubble": (-0.10, 0.40),  # how dark the air in the stomach is, where above 0
     "gamma": (0.70, 1.50),
     "noise": (0.015, 0.070),
     "mottle": (0.01, 0.04),
@@ -37,8 +38,8 @@ EXPOSURE: Mapping[str, tuple[float, float]] = {
 }
 """Range of each number of a film's exposure."""
 
-DOTS, NODULES, PATCHES = 4, 2, 5
-"""Most vessels seen end-on, nodules and patches of infiltrate in a film."""
+DOTS, VEILS, NODULES, PATCHES = 4, 2, 2, 5
+"""Most vessels seen end-on, smooth opacities, nodules and patches of infiltrate in a film."""
 FIELDS = {"haze": 5, "cloud": 14, "vessels": 24, "mottle": 56}
 """How many independent places across the image each random field has."""
 
@@ -68,16 +69,19 @@ class Blobs:
 
 @dataclass(frozen=True, eq=False)
 class Lesions:
-    """What differs from film to film: air in the stomach and dots in all, nodules and infiltrates by class."""
+    """What differs from film to film: air in the stomach, veils and dots in all, nodules and infiltrates by class."""
 
     stomach: Blobs
+    veils: Blobs
     dots: Blobs
     nodules: Blobs
     infiltrates: Blobs
 
     def __getitem__(self, rows: slice) -> Lesions:
         """Return the lesions of some films."""
-        return Lesions(self.stomach[rows], self.dots[rows], self.nodules[rows], self.infiltrates[rows])
+        return Lesions(
+            self.stomach[rows], self.veils[rows], self.dots[rows], self.nodules[rows], self.infiltrates[rows]
+        )
 
 
 def exposures(n: int, rng: np.random.Generator) -> dict[str, Array]:
@@ -96,7 +100,9 @@ def lesions(film: Mapping[str, Array], classes: Array, rng: np.random.Generator)
     patches = _blobs(film, rng, (n, PATCHES), down=(0.08, 0.60), across=(0.15, 0.95), width=(0.05, 0.14))
     has = np.arange(PATCHES) < rng.integers(2, PATCHES + 1, (n, 1))
     patches.weight[:] = (has & (classes == TUBERCULOSIS)[:, None]) * rng.uniform(0.4, 1.0, (n, PATCHES))
-    return Lesions(_stomach(film, rng), dots, nodules, patches)
+    veils = _blobs(film, rng, (n, VEILS), down=(0.0, 1.0), across=(0.0, 1.0), width=(0.12, 0.28))
+    veils.weight[:] = rng.uniform(0.3, 1.0, (n, VEILS))
+    return Lesions(_stomach(film, rng), veils, dots, nodules, patches)
 
 
 def _stomach(film: Mapping[str, Array], rng: np.random.Generator) -> Blobs:
@@ -164,7 +170,7 @@ def _tissue(here: Chest, e: Mapping[str, Array]) -> Array:
 
 
 def _in_lungs(here: Chest, e: Mapping[str, Array], found: Lesions, fields: Mapping[str, Array], size: int) -> Array:
-    """Return the density of vessels and lesions, as if all were lung."""
+    """Return the density of vessels, veils and lesions, as if all were lung."""
     # Lines where a random field is 0 branch as vessels do; they fade away from the hila.
     lines = np.clip(1 - np.abs(fields["vessels"]) * np.float32(2.2), 0, 1)
     x, y = np.abs(here.x) - np.float32(0.14), here.y + np.float32(0.02)
@@ -173,6 +179,7 @@ def _in_lungs(here: Chest, e: Mapping[str, Array], found: Lesions, fields: Mappi
     # Blobs that are cut off are discs with a soft edge.
     discs = np.clip(2 * found.nodules.painted(size) - np.float32(0.6), 0, 1)
     patchy = np.clip(1 + e["cloud"] * fields["cloud"], 0, 2)
+    vessels += np.maximum(e["veil"], 0) * found.veils.painted(size)
     return np.asarray(vessels + e["nodule"] * discs + e["infiltrate"] * patchy * found.infiltrates.painted(size))
 
 
