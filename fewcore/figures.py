@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fewcore.contracts import Array
 from fewcore.drawing import COLOURS, INK, MARKERS, Drawing, Key, Series, draw, page_colour, plot
-from fewcore.metrics import MetricReport
+from fewcore.metrics import Figure, MetricReport
 from fewcore.results import Column, Line, lines_of, paper_number, unlabelled
 from fewcore.tables import is_percent, number, short, words
 
@@ -177,13 +177,20 @@ def evaluator_drawings(reports: Mapping[str, MetricReport]) -> tuple[list[Drawin
     for evaluator, made in reports.items():
         for figure in made.figures:
             try:
-                svg = draw(lambda axes, figure=figure: figure.draw(axes), *figure.size)
+                svg = draw(_painter(figure), *figure.size)
             except Exception as error:  # a stranger's code: whatever it raises
                 failed.append(f"{evaluator} could not draw '{figure.title}': {type(error).__name__}: {error}")
                 continue
             keys = tuple(Key(name, _named_colour(colour), shape) for name, colour, shape in figure.legend)
             drawings.append(Drawing(figure.title, svg, figure.alt, keys, wide=figure.size[0] > WIDE))
     return drawings, failed
+
+
+def _painter(figure: Figure) -> Callable[[Axes], None]:
+    def paint(axes: Axes) -> None:
+        figure.draw(axes)
+
+    return paint
 
 
 def _named_colour(colour: str) -> str:

@@ -128,7 +128,7 @@ def judged_masks(
         _check(outcome, truth, subject.name)
     names = truth.names or tuple(f"structure {i + 1}" for i in range(truth.values.shape[1]))
     for k, name in enumerate(names):
-        known = ~np.isnan(truth.values[:, k]).reshape(len(truth.values), -1).any(1)
+        known = np.asarray(~np.isnan(truth.values[:, k]).reshape(len(truth.values), -1).any(1))
         if known.any():
             several = name if len(names) > 1 else ""
             yield _structure(whole, several, made, truth.values[:, k], known, k, measuring, shown)
@@ -177,7 +177,7 @@ def _structure(
         target.values[known] if is_class and target is not None else np.full(len(ids), -1),
         target.names if is_class and target is not None else (),
         samples,
-        truth.reshape(len(truth), -1).any(1) if measuring.only_present else np.ones(len(truth), bool),
+        np.asarray(truth.reshape(len(truth), -1).any(1)) if measuring.only_present else np.ones(len(truth), bool),
         int((~known).sum()),
     )
 

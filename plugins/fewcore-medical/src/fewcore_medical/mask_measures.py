@@ -29,16 +29,20 @@ SKIMAGE: Any = metrics
 Statistic = Callable[[Array], Array]
 
 
+def _monai() -> Any:
+    """Return MONAI's metrics, imported when they are asked for: that takes seconds, and no check of a file needs them."""
+    import monai.metrics
+
+    return monai.metrics
+
+
 def confusion(predicted: Array, truth: Array) -> Array:
     """Return how many pixels of each image are true positives, false positives, true and false negatives: (n, 4)."""
-    # Imported here: MONAI takes seconds to import, and checking a file must not wait for it.
-    from monai.metrics import get_confusion_matrix
-
     step = max(1, CHUNK // max(1, math.prod(truth.shape[1:])))
     counts = [np.empty((0, 4))]
     for start in range(0, len(truth), step):
         parts = (torch.from_numpy(masks[start : start + step, None].astype(np.float32)) for masks in (predicted, truth))
-        counts.append(get_confusion_matrix(*parts)[:, 0].numpy())
+        counts.append(_monai().get_confusion_matrix(*parts)[:, 0].numpy())
     return np.concatenate(counts).astype(np.float64)
 
 
@@ -48,9 +52,7 @@ def ratio(counts: Array, name: str) -> Array:
     Where a ratio is 0/0 it is 1 if neither truth nor prediction has a pixel, else 0: an empty prediction of a present
     structure has precision 0, a prediction of an absent one recall 0.
     """
-    from monai.metrics import compute_confusion_matrix_metric
-
-    found = compute_confusion_matrix_metric(RATIOS[name], torch.from_numpy(counts)).numpy()
+    found = _monai().compute_confusion_matrix_metric(RATIOS[name], torch.from_numpy(counts)).numpy()
     anything = counts[:, [0, 1, 3]].sum(1) > 0
     return np.where(np.isnan(found), np.where(anything, 0.0, 1.0), found)
 
@@ -85,13 +87,11 @@ def average_hausdorff(predicted: Array, truth: Array) -> Array:
     of both directions (MONAI's surface distances). Where one mask alone is empty it is the diagonal of the image, which
     no distance exceeds; where both are, 0.
     """
-    from monai.metrics import get_mask_edges, get_surface_distance
-
     found = np.zeros(len(truth))
     for i, (p, t) in enumerate(zip(predicted, truth, strict=True)):
         if p.any() and t.any():
-            ours, theirs = get_mask_edges(p, t, crop=False)
-            there, back = get_surface_distance(ours, theirs), get_surface_distance(theirs, ours)
+            ours, theirs = _monai().get_mask_edges(p, t, crop=False)
+            there, back = (_monai().get_surface_distance(*pair) for pair in ((ours, theirs), (theirs, ours)))
             found[i] = (there.mean(dtype=np.float64) + back.mean(dtype=np.float64)) / 2
         elif p.any() or t.any():
             found[i] = diagonal(t.shape)

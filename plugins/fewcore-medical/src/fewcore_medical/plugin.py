@@ -72,3 +72,12 @@ def fewcore_embedders() -> list[Component]:
             "doi:10.1148/radiol.2020191145",
         )
     ]
+
+
+@hookimpl
+def fewcore_evaluators() -> list[Component]:
+    """Offer the evaluators."""
+    target = "fewcore_medical.segmentation:Segmentation"
+    return [
+        Component("segmentation", target, "overlap and distance of masks, with tests and figures", "arXiv:2005.02523")
+    ]

@@ -39,7 +39,7 @@ def _dice_boxes(judged: Sequence[JudgedMasks]) -> Iterator[Figure]:
     """Yield the Dice of the images of each model, along the number that is varied where there is one."""
     axis = grouping.numeric_axis(one.subject for one in judged)
     dice = {id(one.subject): one.dice[one.counted] for one in judged}
-    boxes = {}
+    boxes: dict[tuple[str, str], Array] = {}
     for subject in grouping.in_order((one.subject for one in judged), axis):
         place, name = grouping.placed(subject, axis)
         boxes[(place, name) if axis else (name, "")] = dice[id(subject)]
@@ -50,7 +50,7 @@ def _dice_boxes(judged: Sequence[JudgedMasks]) -> Iterator[Figure]:
 
 def _class_boxes(shown: Sequence[JudgedMasks]) -> Iterator[Figure]:
     """Yield the Dice of the images of each class."""
-    boxes = {}
+    boxes: dict[tuple[str, str], Array] = {}
     for one in shown:
         classes = by_class(one)
         boxes |= {(name, _name(one)): classes[name] for name in classes}
