@@ -11,6 +11,7 @@ OURS = {
     "fewcore-medical",
     "fewcore-meta",
     "fewcore-propsvm",
+    "fewcore-s4mtl",
 }
 
 print("| kind | component | what it is | source | distribution |")

@@ -47,6 +47,7 @@ KNOWN = {
         "meta": "attribute-tasks cactus-resnet celeba cluster-matching conv4 fully-connected imagenet knn linear maml "
         "mini-imagenet mlp mnist omniglot protoclr protonets scratch",
         "propsvm": "clustering clustering-rf clustering-svm orient proportion-svm random-forest svm",
+        "s4mtl": "conv-net s2mtl s4mtl u-mtl u-net",
     }.items()
     for name in names.split()
 }

@@ -28,7 +28,7 @@ from fewcore_s4mtl.networks import Discriminator, Generator
 from fewcore_s4mtl.s2mtl import S2mtl
 from fewcore_s4mtl.s4mtl import S4mtl
 from fewcore_s4mtl.terms import Objective
-from fewcore_s4mtl.training import Rate, mixed_precision, own_randomness, placed
+from fewcore_s4mtl.training import Rate, mixed_precision, own_randomness
 from fewcore_s4mtl.transformations import ALL
 from fewcore_s4mtl.u_mtl import UMtl
 from fewcore_s4mtl.u_net import UNet
@@ -98,7 +98,7 @@ def one_step(options, device):
     data = images(64, options.size, 0.5)
     known = labelled(data, "mask", ("class", "mask"), "s4mtl")
     architecture = Architecture("adversarial", 1, 1, 3, shape, len(ALL))
-    model, bare = (placed(drawn(architecture, run), device).train() for _ in range(2))
+    model, bare = (drawn(architecture, run).to(device).train() for _ in range(2))
     updates = Updates(objective, model, settings(shape, options.precision), device)
     batches = Batches(objective, data, known, known.rest, BATCH, run)
     passes = Passes(bare, 1, options.size, device, options.precision)

@@ -24,7 +24,6 @@ from fewcore_s4mtl.training import (
     Rate,
     mixed_precision,
     own_randomness,
-    placed,
     set_rate,
 )
 
@@ -137,7 +136,7 @@ def train(
         objective.reading,
     )
     model: Adversarial = drawn(architecture, run)
-    placed(model, run.device).train()
+    model.to(run.device).train()
     course = Course.of(settings.epochs, settings.batch_size, settings.patience, len(known.rows), len(pool))
     schedule = Schedule(objective.annealing, course.steps_per_epoch, course.epochs, known.n_classes, len(images))
     batches = Batches(objective, images, known, pool, settings.batch_size, run)

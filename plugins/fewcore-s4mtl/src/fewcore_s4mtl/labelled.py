@@ -45,13 +45,13 @@ def labelled(images: ImageSet, mask: str, needs: tuple[str, ...], who: str) -> L
     names: tuple[str, ...] = ()
     structures: tuple[str, ...] = ()
     parts: dict[str, Array] = {}
+    if "class" in needs:
+        classes, names = images.labels, _class_names(images, who)
+        parts["class"] = classes >= 0
     if "mask" in needs:
         target = mask_target(images, mask, who)
         masks, structures = target.values, _structures(target)
         parts["mask"] = known_masks(images, target, mask, who)
-    if "class" in needs:
-        classes, names = images.labels, _class_names(images, who)
-        parts["class"] = classes >= 0
     for part in parts.values():
         known &= part
     _warn_of_partly_known(images, parts, mask, who)
@@ -121,13 +121,13 @@ def known_masks(images: ImageSet, target: Target, mask: str, who: str) -> Array:
     unknown = np.isnan(pixels)
     torn = unknown.any(2) & ~unknown.all(2)
     if torn.any():
-        listed = _listed(images.ids[torn.any(1)])
+        listed = _listed(images.ids[np.any(torn, axis=1)])
         raise DataError(
             f"{who}: found NaN in a part of the masks of '{mask}' (images {listed}); expected masks that are known or NaN throughout"
         )
     if pixels.size and (np.nanmin(pixels, initial=0) < 0 or np.nanmax(pixels, initial=0) > 1):
-        wrong = (pixels < 0) | (pixels > 1)
-        listed = _listed(images.ids[wrong.any((1, 2))])
+        wrong = np.any((pixels < 0) | (pixels > 1), axis=(1, 2))
+        listed = _listed(images.ids[wrong])
         raise DataError(
             f"{who}: found values outside [0, 1] in the masks of '{mask}' (images {listed}); expected 0 to 1"
         )

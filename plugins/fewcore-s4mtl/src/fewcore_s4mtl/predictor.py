@@ -44,8 +44,8 @@ class MasksAndClasses:
             for name, values in said._asdict().items():
                 if values is not None:
                     parts[name].append(values.cpu().numpy())
-        made = {name: np.concatenate(values) for name, values in parts.items() if values}
-        return Predictions(images.ids, **made)
+        made = {name: np.concatenate(values) if values else None for name, values in parts.items()}
+        return Predictions(images.ids, made["scores"], made["masks"])
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights, and the architecture as JSON."""

@@ -15,7 +15,7 @@ from fewcore_s4mtl.models import Architecture, Kind, Shape, drawn
 from fewcore_s4mtl.pixels import check_images, scaled
 from fewcore_s4mtl.predictor import MasksAndClasses
 from fewcore_s4mtl.terms import Terms, total
-from fewcore_s4mtl.training import Choice, Course, Precision, Rate, mixed_precision, own_randomness, placed, set_rate
+from fewcore_s4mtl.training import Choice, Course, Precision, Rate, mixed_precision, own_randomness, set_rate
 
 TermsOf = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], Terms]
 """From a model, images, masks and classes to the terms of its loss."""
@@ -55,7 +55,7 @@ def train(
     structures = known.structures or settings.zero_masks
     architecture = Architecture(settings.kind, images.shape[0], structures, known.n_classes, settings.shape)
     model = drawn(architecture, run)
-    placed(model, run.device).train()
+    model.to(run.device).train()
     course = Course.of(settings.epochs, settings.batch_size, settings.patience, len(known.rows), len(known.rest))
     gather = Gather(images, run.device)
     masks = torch.from_numpy(known.masks).to(run.device)

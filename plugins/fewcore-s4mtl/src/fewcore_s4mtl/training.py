@@ -83,16 +83,6 @@ def mixed_precision(precision: Precision, device: torch.device) -> torch.autocas
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move a model to a device, in the layout in which 2-D convolutions are fastest."""
-    return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def unplaced(model: nn.Module) -> nn.Module:
-    """Lay a model out as one that is loaded again, so that both answer bit for bit the same."""
-    return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]
-
-
 class Passes:
     """Rows in a fresh order each pass; batches run on from one pass to the next, and depend on the step alone."""
 
@@ -134,9 +124,9 @@ class Choice:
         return bool(epoch - self.state["epoch"] >= self.course.patience)
 
     def best(self) -> nn.Module:
-        """Return the model with the weights that did best, laid out plainly."""
+        """Return the model with the weights that did best."""
         self.model.load_state_dict(self.state["weights"])
-        return unplaced(self.model)
+        return self.model.eval()
 
     @torch.no_grad()
     def _metrics(self) -> dict[str, float]:
