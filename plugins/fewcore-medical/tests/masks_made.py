@@ -9,7 +9,7 @@ import numpy as np
 from fewcore import Outcome, Predictions, Seen, Target
 
 SIDE = 16
-N = 12
+N = 18
 
 
 def discs(n: int = N, seed: int = 0, side: int = SIDE) -> np.ndarray:

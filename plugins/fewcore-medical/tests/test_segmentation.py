@@ -191,7 +191,7 @@ def test_images_without_the_structure_are_judged_or_left_out_as_the_option_says(
     assert one(left, "dice").value == pytest.approx(dice[1::2].mean())
     for report in (judged, left):
         assert one(report, "false_alarms").value == 1.0
-        assert one(report, "false_alarms").note == "predictions for 6 images that lack the structure"
+        assert one(report, "false_alarms").note == "predictions for 9 images that lack the structure"
     pooled = [one(evaluate(made, over="pooled", absent=absent), "dice").value for absent in ("judge", "leave-out")]
     assert pooled[0] == pooled[1]
 
@@ -251,9 +251,9 @@ def test_nothing_to_judge_is_no_error():
 
 def test_masks_of_another_shape_are_refused():
     made = outcome(predicted=np.zeros((N, 1, 8, 8), np.float32))
-    with pytest.raises(DataError, match=r"net: found predicted masks \(12, 1, 8, 8\); expected \(12, 1, 16, 16\)"):
+    with pytest.raises(DataError, match=r"net: found predicted masks \(18, 1, 8, 8\); expected \(18, 1, 16, 16\)"):
         evaluate(made)
-    with pytest.raises(DataError, match=r"\(12, 2, 16, 16\); expected \(12, 1, 16, 16\)"):
+    with pytest.raises(DataError, match=r"\(18, 2, 16, 16\); expected \(18, 1, 16, 16\)"):
         evaluate(outcome(predicted=np.zeros((N, 2, SIDE, SIDE), np.float32)))
 
 
@@ -350,7 +350,7 @@ def matrix(shares=(0.1, 0.5), models=(("s4mtl", 0), ("u-net", 2), ("u-mtl", 1)))
 
 
 def test_every_two_models_are_paired_at_equal_conditions_by_two_tests():
-    report = evaluate(*matrix())
+    report = evaluate(*matrix(), metrics=("dice",))
     assert {c.test for c in report.comparisons} == {"paired t", "Wilcoxon signed-rank"}
     assert len(report.comparisons) == 2 * 2 * 3
     assert {(c.first, c.second) for c in report.comparisons} == {
@@ -370,8 +370,8 @@ def test_every_two_models_are_paired_at_equal_conditions_by_two_tests():
 
 
 def test_pairs_of_pooled_rows_say_that_they_are_of_images():
-    assert {c.metric for c in evaluate(*matrix()).comparisons} == {"dice"}
-    assert {c.metric for c in evaluate(*matrix(), over="pooled").comparisons} == {"dice_per_image"}
+    assert {c.metric for c in evaluate(*matrix(), metrics=("dice",)).comparisons} == {"dice"}
+    assert {c.metric for c in evaluate(*matrix(), metrics=("dice",), over="pooled").comparisons} == {"dice_per_image"}
 
 
 def test_groups_are_the_pairs_where_they_hold_several_images():
@@ -380,7 +380,7 @@ def test_groups_are_the_pairs_where_they_hold_several_images():
 
 
 def test_the_reference_meets_every_other_model_at_any_conditions():
-    report = evaluate(*matrix(), reference=("stages.model=s4mtl", "labels.share=0.5"))
+    report = evaluate(*matrix(), metrics=("dice",), reference=("stages.model=s4mtl", "labels.share=0.5"))
     against = [c for c in report.comparisons if "reference" in c.conditions]
     assert len(against) == 2 * 3  # all three at 0.1; at 0.5 the pairs are there already
     assert {c.first for c in against} == {"model [s4mtl]"}
@@ -403,7 +403,7 @@ def dice_of(by):
 
 
 def test_analysis_of_variance_is_over_the_models_at_equal_conditions():
-    report = evaluate(*matrix(), reference=("stages.model=s4mtl", "labels.share=0.5"))
+    report = evaluate(*matrix(), metrics=("dice",), reference=("stages.model=s4mtl", "labels.share=0.5"))
     found = [t for t in report.tests if t.test == "one-way ANOVA" and "independent" in t.note]
     assert [(t.about, dict(t.conditions)) for t in found] == [
         ("s4mtl, u-net, u-mtl", {"labels.share": 0.1}),
@@ -418,7 +418,7 @@ def test_analysis_of_variance_is_over_the_models_at_equal_conditions():
 
 
 def test_classes_are_compared_within_what_is_shown():
-    report = evaluate(*matrix(), reference=("stages.model=u-net", "labels.share=0.1"))
+    report = evaluate(*matrix(), metrics=("dice",), reference=("stages.model=u-net", "labels.share=0.1"))
     mine = [t for t in report.tests if t.about.startswith("u-net: ") and t.metric == "dice_per_image"]
     assert {t.conditions["labels.share"] for t in mine} == {0.1}  # the reference
     assert {t.conditions["labels.share"] for t in report.tests if t.about.startswith("u-mtl: ")} == {
@@ -460,7 +460,7 @@ def test_images_of_unknown_class_are_in_no_class_and_no_class_is_no_test():
 
 
 def test_equal_runs_give_equal_reports():
-    first, second = (evaluate(*matrix(), over="pooled") for _ in range(2))
+    first, second = (evaluate(*matrix(), metrics=("dice",), over="pooled") for _ in range(2))
     assert [repr(r) for r in first.rows] == [repr(r) for r in second.rows]
     assert [f.alt for f in first.figures] == [f.alt for f in second.figures]
 

@@ -25,7 +25,10 @@ def matrix(**more):
 
 
 def figures(outcomes, **options):
-    return {figure.title: figure for figure in Segmentation(**options).evaluate(tuple(outcomes), Run()).figures}
+    return {
+        figure.title: figure
+        for figure in Segmentation(metrics=("dice",), **options).evaluate(tuple(outcomes), Run()).figures
+    }
 
 
 def drawn(figure):
@@ -145,7 +148,7 @@ def test_large_images_are_thinned_out():
     truth = np.zeros((3, 1, side, side), np.float32)
     truth[:, :, 50:200, 60:220] = 1
     made = outcome("net", truth=truth, predicted=shifted(truth > 0, 9), classes=np.zeros(3, int))
-    found = figures([made], metrics=("dice",))
+    found = figures([made])
     figure = next(f for title, f in found.items() if title.startswith("Contours"))
     axes = drawn(figure)
     assert axes.images[0].get_array().shape[0] == LARGEST + 4
