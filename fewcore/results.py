@@ -262,8 +262,8 @@ def other_tests_table(report: RunReport) -> Table:
             )
     heads = ("of what", "metric", "test", "statistic", "difference or correlation", "p", "p (Holm)", "n")
     note = (
-        "Bold: below 0.05 after Holm's correction for all tests of this table. A p above 0.05 does not show that there is"
-        " no difference: the interval says how large it may be."
+        "Bold: below 0.05 after Holm's correction for all of these tests of an evaluator. A p above 0.05 does not show that"
+        " there is no difference: the interval says how large it may be."
     )
     many = len(rows) > MOST_TESTS
     title = f"All {len(rows)} tests" if many else "Tests over models and between classes"
