@@ -43,7 +43,7 @@ KNOWN = {
         "cluster": "hyperplanes kmeans",
         "embed": "acai alexnet bigan c3d c3d-tuned deepcluster gist infogan pca-whiten pixels timm vae vgg whiten",
         "graphmtl": "constant graph-mtl lasso ridge trace-norm-mtl",
-        "medical": "chest ipmn jsrt lidc monai montgomery phantom-chest shape shenzhen",
+        "medical": "chest ipmn jsrt lidc monai montgomery phantom-chest segmentation shape shenzhen",
         "meta": "attribute-tasks cactus-resnet celeba cluster-matching conv4 fully-connected imagenet knn linear maml "
         "mini-imagenet mlp mnist omniglot protoclr protonets scratch",
         "propsvm": "clustering clustering-rf clustering-svm orient proportion-svm random-forest svm",
