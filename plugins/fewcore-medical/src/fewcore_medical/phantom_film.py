@@ -18,27 +18,27 @@ EXPOSURE: Mapping[str, tuple[float, float]] = {
     "heart_density": (0.10, 0.30),
     "spine": (0.08, 0.24),
     "abdomen": (0.02, 0.25),
-    "rib_behind": (0.04, 0.17),
+    "rib_behind": (0.04, 0.14),
     "rib_front": (0.02, 0.11),
     "clavicle": (0.04, 0.16),
-    "vessels": (0.05, 0.17),
+    "vessels": (0.04, 0.13),
     "haze": (0.01, 0.09),  # smooth unevenness of the tissue
     "heel": (-0.12, 0.12),  # from one side of the image to the other
     "low": (0.00, 0.25),  # density that becomes black
     "contrast": (0.85, 1.30),  # range of densities that is shown
-    "veil": (-0.15, 0.45),  # how much smooth opacities hide the lungs' edges, where above 0
+    "veil": (-0.50, 0.40),  # how much smooth opacities hide the lungs' edges, where above 0
     "bubble": (-0.10, 0.40),  # how dark the air in the stomach is, where above 0
     "gamma": (0.70, 1.50),
-    "noise": (0.015, 0.070),
+    "noise": (0.010, 0.050),
     "mottle": (0.01, 0.04),
     "border": (-0.25, 0.10),  # width of what the collimator leaves black, where above 0
-    "nodule": (0.06, 0.15),
-    "infiltrate": (0.07, 0.24),
-    "cloud": (0.4, 1.0),  # how patchy infiltrates are
+    "nodule": (0.22, 0.45),
+    "infiltrate": (0.25, 0.55),
+    "cloud": (0.7, 1.5),  # how patchy infiltrates are
 }
 """Range of each number of a film's exposure."""
 
-DOTS, VEILS, NODULES, PATCHES = 4, 2, 2, 5
+DOTS, VEILS, NODULES, PATCHES = 4, 2, 3, 6
 """Most vessels seen end-on, smooth opacities, nodules and patches of infiltrate in a film."""
 FIELDS = {"haze": 5, "cloud": 14, "vessels": 24, "mottle": 56}
 """How many independent places across the image each random field has."""
@@ -94,11 +94,11 @@ def lesions(film: Mapping[str, Array], classes: Array, rng: np.random.Generator)
     n = len(classes)
     dots = _blobs(film, rng, (n, DOTS), down=(0.25, 0.75), across=(0.05, 0.5), width=(0.014, 0.026))
     dots.weight[:] = rng.uniform(0.0, 0.5, (n, DOTS))
-    nodules = _blobs(film, rng, (n, NODULES), down=(0.15, 0.85), across=(0.25, 0.85), width=(0.030, 0.058))
+    nodules = _blobs(film, rng, (n, NODULES), down=(0.15, 0.85), across=(0.25, 0.85), width=(0.050, 0.090))
     has = np.arange(NODULES) < rng.integers(1, NODULES + 1, (n, 1))
     nodules.weight[:] = has & (classes == NODULE)[:, None]
     patches = _blobs(film, rng, (n, PATCHES), down=(0.08, 0.60), across=(0.15, 0.95), width=(0.05, 0.14))
-    has = np.arange(PATCHES) < rng.integers(2, PATCHES + 1, (n, 1))
+    has = np.arange(PATCHES) < rng.integers(3, PATCHES + 1, (n, 1))
     patches.weight[:] = (has & (classes == TUBERCULOSIS)[:, None]) * rng.uniform(0.4, 1.0, (n, PATCHES))
     veils = _blobs(film, rng, (n, VEILS), down=(0.0, 1.0), across=(0.0, 1.0), width=(0.12, 0.28))
     veils.weight[:] = rng.uniform(0.3, 1.0, (n, VEILS))
