@@ -188,4 +188,4 @@ def _bones(p: Mapping[str, Array], y: Array, out: Array, wall: Array) -> tuple[A
 def _stripes(phase: Array, width: Array) -> Array:
     """Return stripes, one for each whole number, of a width from 0 to 1; brighter at both edges, as ribs are."""
     off = np.abs(2 * (phase - np.floor(phase)) - 1)
-    return np.clip((width - off) * 6, 0, 1) * (np.float32(0.65) + np.float32(0.6) * off)
+    return np.asarray(np.clip((width - off) * 6, 0, 1) * (np.float32(0.65) + np.float32(0.6) * off))
