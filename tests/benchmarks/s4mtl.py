@@ -2,7 +2,7 @@
 
 A step draws 16 labelled and 16 unlabelled images of 128 x 128, turns the latter, and makes both updates. `passes_ms` is the sum of
 the same passes through the same networks and nothing else: the generator forward and backward on 32 images; the discriminator
-forward and backward on 48 pairs; forward, and backward to its input, on 32. All take turns within one run; medians. Then whole
+forward and backward on 48 pairs; forward, and backward to its input, on 32. All take turns within one run; medians, on a CPU of the processor's seconds. Then whole
 trainings, validation included, of each learner on a CPU: `networks` is the share of their seconds that is spent in the networks'
 forward and backward passes, by the clock around them (the backward pass of the losses is in it; it is small).
 """
@@ -53,14 +53,18 @@ def settings(shape, precision):
     return Settings("mask", shape, "rest", rate, rate, BATCH, 1, 1, precision)
 
 
+def seconds_now(device):
+    """Return the processor's seconds of this process on a CPU, where others may be busy beside it, else those of the clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
 def measured(action, device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
+    began = seconds_now(device)
     action()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (seconds_now(device) - began)
 
 
 class Passes:
@@ -130,9 +134,9 @@ class Clock:
 
     def timed(self, function):
         def wrapped(*args, **kwargs):
-            began = time.perf_counter()
+            began = time.process_time()
             made = function(*args, **kwargs)
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.process_time() - began
             return made
 
         return wrapped
@@ -161,10 +165,10 @@ def whole_training(options, device):
     learners = {"s4mtl": S4mtl, "s2mtl": S2mtl, "u-mtl": UMtl, "u-net": UNet, "conv-net": ConvNet}
     for name, learner in learners.items():
         learner(**common, epochs=1).learn(data, validation, Run(0, device))
-        began = time.perf_counter()
+        began = time.process_time()
         with clocked() as clock:
             learner(**common, epochs=3).learn(data, validation, Run(0, device))
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         found[name] = {"seconds": round(seconds, 2), "networks": round(clock.seconds / seconds, 3)}
     return found
 
