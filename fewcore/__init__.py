@@ -56,7 +56,7 @@ from fewcore.seeds import (
 )
 
 if TYPE_CHECKING:
-    from fewcore import grouping
+    from fewcore import grouping, image_files, readers
     from fewcore.boxes import box_figure
     from fewcore.run import Run
     from fewcore.samples import SampleTest, independent_t, one_way_anova, pearson
@@ -102,6 +102,7 @@ _LAZY = {"Run": "run", "Gather": "tensors", "load_module": "tensors", "module_ar
 _LAZY |= dict.fromkeys(_STATISTICS, "statistics")
 _LAZY |= dict.fromkeys(("SampleTest", "independent_t", "one_way_anova", "pearson"), "samples")
 _LAZY["box_figure"] = "boxes"
+_MODULES = ("grouping", "image_files", "readers")
 
 __version__ = "0.1.0"
 
@@ -159,6 +160,7 @@ __all__ = [
     "hanley_mcneil",
     "holm",
     "hookimpl",
+    "image_files",
     "independent_t",
     "load_module",
     "mcnemar",
@@ -171,6 +173,7 @@ __all__ = [
     "paired_comparison",
     "paired_delong",
     "pearson",
+    "readers",
     "share_interval",
     "task_key",
     "task_uniforms",
@@ -181,8 +184,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "grouping":
-        return importlib.import_module("fewcore.grouping")
+    if name in _MODULES:
+        return importlib.import_module(f"fewcore.{name}")
     if name in _LAZY:
         return getattr(importlib.import_module(f"fewcore.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'fewcore' has no attribute '{name}'")

@@ -11,15 +11,13 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from fewcore import Array
-from fewcore.builtin.image_files import FORMATS, File, Preparation, Unusable, decoded, fitted, read_header
+from fewcore import Array, image_files, readers
 from fewcore.builtin.places import Place
-from fewcore.builtin.readers import is_plain, read_values
 
 Box = tuple[int, int, int, int]
 """Left, upper, right and lower edge in pixels of the file; right and lower are one further than the last pixel."""
 
-MASK_FORMATS = tuple(form for form in FORMATS if form != "JPEG")
+MASK_FORMATS = tuple(form for form in image_files.FORMATS if form != "JPEG")
 HALF = 0.5
 """Share of a pixel from which on it belongs to a structure."""
 
@@ -31,7 +29,7 @@ class Steps:
     `window` is empty where 0 and 2**bits - 1 are meant, which no value may leave.
     """
 
-    how: Preparation
+    how: image_files.Preparation
     window: tuple[float, ...]
 
 
@@ -42,7 +40,7 @@ def is_deep(place: Place, name: str, max_pixels: int) -> bool:
         Unusable: it cannot be read.
 
     """
-    return not is_plain(name) or read_header(place.file(name), max_pixels).deep
+    return not readers.is_plain(name) or image_files.read_header(place.file(name), max_pixels).deep
 
 
 def read_film(place: Place, name: str, steps: Steps) -> Image.Image:
@@ -52,19 +50,21 @@ def read_film(place: Place, name: str, steps: Steps) -> Image.Image:
         Unusable: it cannot be read, or its values leave their range.
 
     """
-    if is_plain(name):
+    if readers.is_plain(name):
         file = place.file(name)
-        read_header(file, steps.how.max_pixels)
-        return decoded(file, steps.how)
+        image_files.read_header(file, steps.how.max_pixels)
+        return image_files.decoded(file, steps.how)
     values = _values(place, name)
     low, high = steps.window or (0.0, float(2**steps.how.bits - 1))
     least, most = float(values.min()), float(values.max())
     if not steps.window and not low <= least <= most <= high:
         expected = f"{low:g} to {high:g} (bits: {steps.how.bits}), or the values that become black and white"
-        raise Unusable(f"values from {least:g} to {most:g}; expected {expected} (window: [LOW, HIGH])")
+        raise image_files.Unusable(f"values from {least:g} to {most:g}; expected {expected} (window: [LOW, HIGH])")
     grey = Image.fromarray(np.clip((values - low) / (high - low), 0, 1).astype(np.float32))
     if values.size > steps.how.max_pixels:
-        raise Unusable(f"{grey.width} x {grey.height} pixels; expected at most {steps.how.max_pixels:,} (max_pixels)")
+        raise image_files.Unusable(
+            f"{grey.width} x {grey.height} pixels; expected at most {steps.how.max_pixels:,} (max_pixels)"
+        )
     return grey
 
 
@@ -75,31 +75,33 @@ def read_mask(place: Place, name: str, max_pixels: int) -> Array:
         Unusable: it cannot be read, is coloured or lossy, or holds other than whole numbers from 0.
 
     """
-    values = _mask_pixels(place.file(name), max_pixels) if is_plain(name) else _values(place, name)
+    values = _mask_pixels(place.file(name), max_pixels) if readers.is_plain(name) else _values(place, name)
     if not np.isfinite(values).all():
-        raise Unusable("a mask with NaN or infinite pixels; expected whole numbers")
+        raise image_files.Unusable("a mask with NaN or infinite pixels; expected whole numbers")
     whole = values.astype(np.int64)
     if (whole != values).any() or whole.min(initial=0) < 0:
-        raise Unusable("a mask of other values than whole numbers from 0; expected 0 where nothing is")
+        raise image_files.Unusable("a mask of other values than whole numbers from 0; expected 0 where nothing is")
     return whole
 
 
-def _mask_pixels(file: File, max_pixels: int) -> Array:
-    read_header(file, max_pixels)
+def _mask_pixels(file: image_files.File, max_pixels: int) -> Array:
+    image_files.read_header(file, max_pixels)
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=image_files.FORMATS) as image:
             form = str(image.format)
             image.load()
             values = np.asarray(ImageOps.exif_transpose(image))
     except Exception as error:
-        raise Unusable(f"truncated or broken ({type(error).__name__}); expected a whole mask") from error
+        raise image_files.Unusable(f"truncated or broken ({type(error).__name__}); expected a whole mask") from error
     if form not in MASK_FORMATS:
-        raise Unusable(f"a mask as {form}, which changes values; expected PNG, TIFF or a format of a plugin")
+        raise image_files.Unusable(
+            f"a mask as {form}, which changes values; expected PNG, TIFF or a format of a plugin"
+        )
     if values.ndim == 3:
         # An alpha plane says nothing of structures.
         colours = values[..., : values.shape[-1] - (values.shape[-1] in (2, 4))]
         if (colours != colours[..., :1]).any():
-            raise Unusable("a coloured mask; expected one whole number a pixel")
+            raise image_files.Unusable("a coloured mask; expected one whole number a pixel")
         values = colours[..., 0]
     return np.asarray(values)
 
@@ -108,11 +110,11 @@ def _values(place: Place, name: str) -> Array:
     """Return the image of a file that a plugin reads; one in a zip file is written to a temporary one first."""
     file = place.file(name)
     if isinstance(file, Path):
-        return read_values(file, name)
+        return readers.read_values(file, name)
     with TemporaryDirectory(prefix="fewcore-") as folder:
         path = Path(folder) / Path(name).name
         path.write_bytes(file.getbuffer())
-        return read_values(path, name)
+        return readers.read_values(path, name)
 
 
 def objects_of(mask: Array) -> dict[int, Box]:
@@ -144,17 +146,19 @@ def widened(box: Box, margin: float, *, square: bool) -> Box:
     return first, top, max(last, first + 1), max(bottom, top + 1)
 
 
-def patch(film: Image.Image, box: Box | None, how: Preparation) -> Array:
+def patch(film: Image.Image, box: Box | None, how: image_files.Preparation) -> Array:
     """Return an image, or what a box cuts out of it, as (c, size, size); black where the box reaches out of it.
 
     Raises:
         Unusable: a strip.
 
     """
-    return fitted(film if box is None else film.crop(box), how)
+    return image_files.fitted(film if box is None else film.crop(box), how)
 
 
-def structures_of(mask: Array, n_structures: int, box: Box | None, value: int | None, how: Preparation) -> Array:
+def structures_of(
+    mask: Array, n_structures: int, box: Box | None, value: int | None, how: image_files.Preparation
+) -> Array:
     """Return a mask as (n_structures, size, size) float32 of 0 and 1, fitted as its image is.
 
     Of one structure every value above 0 is part, or `value` alone; of several the first is 1, the second 2.
@@ -164,8 +168,10 @@ def structures_of(mask: Array, n_structures: int, box: Box | None, value: int | 
 
     """
     if n_structures > 1 and mask.max() > n_structures:
-        raise Unusable(f"a mask with the value {int(mask.max())}; expected 0 to {n_structures} (structures)")
-    plain = Preparation(how.size, True, how.fit, how.bits, how.max_pixels)
+        raise image_files.Unusable(
+            f"a mask with the value {int(mask.max())}; expected 0 to {n_structures} (structures)"
+        )
+    plain = image_files.Preparation(how.size, True, how.fit, how.bits, how.max_pixels)
     chosen = [mask == value] if value is not None else [mask > 0]
     if n_structures > 1:
         chosen = [mask == number for number in range(1, n_structures + 1)]

@@ -12,8 +12,19 @@ from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from fewcore import Array, DataError, ImageSet, ImageSpec, Problem, Run, Target, child_seed, numpy_generator, option
-from fewcore.builtin.image_files import SUFFIXES, Preparation, Unusable, quiet_pillow, read_header, read_image
+from fewcore import (
+    Array,
+    DataError,
+    ImageSet,
+    ImageSpec,
+    Problem,
+    Run,
+    Target,
+    child_seed,
+    image_files,
+    numpy_generator,
+    option,
+)
 from fewcore.builtin.labelled_table import load_table, table_sources
 from fewcore.builtin.splitting import Shares, dealt
 
@@ -180,22 +191,24 @@ class Folder:
 
     def _read(self, root: Path, listing: _Listing, problems: list[Problem], run: Run) -> tuple[Array, Array]:
         """Return the images and the files' sizes (n, 2); what cannot be read is added to the problems."""
-        how = Preparation(self.image_size, self.grey, self.fit, self.bits, self.max_pixels)
+        how = image_files.Preparation(self.image_size, self.grey, self.fit, self.bits, self.max_pixels)
         n = len(listing.files)
         sizes = np.zeros((n, 2), np.int64)
-        with quiet_pillow(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            headers = list(pool.map(lambda file: _tried(read_header, root / file, self.max_pixels), listing.files))
-            deep = any(not isinstance(header, Unusable) and header.deep for header in headers)
+        with image_files.quiet_pillow(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            headers = list(
+                pool.map(lambda file: _tried(image_files.read_header, root / file, self.max_pixels), listing.files)
+            )
+            deep = any(not isinstance(header, image_files.Unusable) and header.deep for header in headers)
             shape = (n, 1 if self.grey else 3, self.image_size, self.image_size)
             images = np.zeros(shape, np.float32 if deep else np.uint8)
 
-            def decode(i: int) -> Unusable | None:
+            def decode(i: int) -> image_files.Unusable | None:
                 header = headers[i]
-                if isinstance(header, Unusable):
+                if isinstance(header, image_files.Unusable):
                     return header
                 sizes[i] = header.size
-                image = _tried(read_image, root / listing.files[i], how)
-                if isinstance(image, Unusable):
+                image = _tried(image_files.read_image, root / listing.files[i], how)
+                if isinstance(image, image_files.Unusable):
                     return image
                 images[i] = image / np.float32(255) if deep and image.dtype == np.uint8 else image
                 return None
@@ -210,14 +223,14 @@ class Folder:
         return images, sizes
 
 
-def _tried(read: Callable[[Path, Option], Read], path: Path, option: Option) -> Read | Unusable:
+def _tried(read: Callable[[Path, Option], Read], path: Path, option: Option) -> Read | image_files.Unusable:
     """Return what a reader returns, or its refusal."""
     try:
         return read(path, option)
-    except Unusable as error:
+    except image_files.Unusable as error:
         return error
     except OSError as error:
-        return Unusable(f"not readable ({type(error).__name__}); expected a file that may be read")
+        return image_files.Unusable(f"not readable ({type(error).__name__}); expected a file that may be read")
 
 
 def _root(path: str) -> Path:
@@ -253,7 +266,7 @@ def _listing(root: Path, classes: tuple[str, ...]) -> _Listing:
             folders[:] = [name for name in folders if name in classes or not classes]
             names = set(folders)
         for name in found:
-            if name.startswith(".") or not name.lower().endswith(SUFFIXES):
+            if name.startswith(".") or not name.lower().endswith(image_files.SUFFIXES):
                 continue
             file = here / name
             if file.is_symlink() and not file.resolve().is_relative_to(root):

@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from fewcore import Array, DataError, ImageSet, Problem, Run
+from fewcore import Array, DataError, ImageSet, Problem, Run, image_files, readers
 from fewcore.builtin import films
 from fewcore.builtin.film_set import Cut, Film, FilmSet
 from fewcore.builtin.films import Steps
-from fewcore.builtin.image_files import Preparation, Unusable, quiet_pillow
 from fewcore.builtin.places import Place, opened
-from fewcore.builtin.readers import is_plain, reader_of, source_of
 from fewcore.builtin.table_rows import Columns, Row, numbered, read_rows
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def table_sources(options: Folder) -> tuple[Path, ...]:
     with opened(options.path, options.table) as (place, table):
         rows = read_rows(_content(place, table), table, _columns(options), [])
         names = sorted({name for row in rows for name in (row.image, row.mask) if name and not place.refusal(name)})
-        code = sorted({path for name in names if not is_plain(name) for path in source_of(name)})
+        code = sorted({path for name in names if not readers.is_plain(name) for path in readers.source_of(name)})
         if place.files:
             return (*place.files, *code)
         found = [place.file(name) for name in (table, *names)]
@@ -73,7 +71,7 @@ def _content(place: Place, table: str) -> bytes:
     file = place.file(table)
     try:
         return file.read_bytes() if isinstance(file, Path) else file.getvalue()
-    except (OSError, Unusable) as error:
+    except (OSError, image_files.Unusable) as error:
         raise DataError(Problem(table, f"not readable ({type(error).__name__})", "a file that may be read")) from error
 
 
@@ -107,12 +105,12 @@ def _films(place: Place, rows: list[Row], labels: Array, problems: list[Problem]
     return made
 
 
-def _refusal(place: Place, name: str) -> Unusable | None:
+def _refusal(place: Place, name: str) -> image_files.Unusable | None:
     refusal = place.refusal(name)
     try:
-        if refusal is None and not is_plain(name):
-            reader_of(name)
-    except Unusable as error:
+        if refusal is None and not readers.is_plain(name):
+            readers.reader_of(name)
+    except image_files.Unusable as error:
         return error
     return refusal
 
@@ -123,7 +121,7 @@ def _named(film: Film, name: str) -> Iterator[None]:
     where = f"{film.where}: {name}"
     try:
         yield
-    except Unusable as error:
+    except image_files.Unusable as error:
         raise _Refused(Problem(where, str(error))) from error
     except OSError as error:
         found = f"not readable ({type(error).__name__})"
@@ -134,14 +132,14 @@ def _parted(place: Place, film: Film, options: Folder) -> Film:
     """Return a film with a cut for each object of its mask, or for those that the table names."""
     with _named(film, film.mask or film.image):
         if not film.mask:
-            raise Unusable("no mask; expected an instance mask for each image (per_object)")
+            raise image_files.Unusable("no mask; expected an instance mask for each image (per_object)")
         boxes = films.objects_of(films.read_mask(place, film.mask, options.max_pixels))
         if not boxes:
-            raise Unusable("an empty mask; expected an object, which is a value above 0 (per_object)")
+            raise image_files.Unusable("an empty mask; expected an object, which is a value above 0 (per_object)")
         lacking = [str(cut.value) for cut in film.cuts if options.object_column and cut.value not in boxes]
         if lacking:
             there = ", ".join(str(value) for value in boxes)
-            raise Unusable(f"no object {', '.join(lacking)}; expected some of the mask's: {there}")
+            raise image_files.Unusable(f"no object {', '.join(lacking)}; expected some of the mask's: {there}")
     square = options.fit == "pad"
     wide = {value: films.widened(box, options.margin, square=square) for value, box in boxes.items()}
     if options.object_column:
@@ -151,7 +149,7 @@ def _parted(place: Place, film: Film, options: Folder) -> Film:
 
 def _read(place: Place, found: list[Film], options: Folder, problems: list[Problem], run: Run) -> FilmSet:
     """Return the images of the films; report what cannot be read."""
-    how = Preparation(options.image_size, options.grey, options.fit, options.bits, options.max_pixels)
+    how = image_files.Preparation(options.image_size, options.grey, options.fit, options.bits, options.max_pixels)
     steps = Steps(how, options.window)
 
     def guarded(make: Callable[[Film], Made]) -> Callable[[Film], Made | Problem]:
@@ -167,7 +165,7 @@ def _read(place: Place, found: list[Film], options: Folder, problems: list[Probl
         with _named(film, film.image):
             return films.is_deep(place, film.image, options.max_pixels)
 
-    with quiet_pillow(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with image_files.quiet_pillow(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         try:
             if options.per_object:
                 parted = list(pool.map(guarded(lambda film: _parted(place, film, options)), found))
@@ -204,7 +202,7 @@ def _fill(place: Place, film: Film, steps: Steps, read: FilmSet) -> None:
         mask = films.read_mask(place, film.mask, steps.how.max_pixels)
         if mask.shape != (image.height, image.width):
             found = f"a mask of {mask.shape[0]} x {mask.shape[1]} pixels"
-            raise Unusable(f"{found}; expected {image.height} x {image.width}, as its image has")
+            raise image_files.Unusable(f"{found}; expected {image.height} x {image.width}, as its image has")
         read.masks[rows] = [films.structures_of(mask, k, cut.box, cut.value, steps.how) for cut in film.cuts]
 
 

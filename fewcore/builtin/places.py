@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from fewcore import DataError, Problem
-from fewcore.builtin.image_files import File, Unusable
+from fewcore import DataError, Problem, image_files
 
 MAX_FILE_BYTES = 2**30
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
@@ -34,11 +33,11 @@ class Place(Protocol):
         """What all files are read from, where it is one file: the zip file."""
         ...
 
-    def refusal(self, name: str) -> Unusable | None:
+    def refusal(self, name: str) -> image_files.Unusable | None:
         """Return why there is no such file, or None where there is one."""
         ...
 
-    def file(self, name: str) -> File:
+    def file(self, name: str) -> image_files.File:
         """Return a file's path or bytes."""
         ...
 
@@ -59,7 +58,7 @@ class FolderPlace:
         """Nothing: each file is one of its own."""
         return ()
 
-    def refusal(self, name: str) -> Unusable | None:
+    def refusal(self, name: str) -> image_files.Unusable | None:
         """Return why there is no such file, or None where there is one."""
         try:
             path = (self.root / name).resolve()
@@ -67,9 +66,9 @@ class FolderPlace:
         except (OSError, ValueError):
             there = False
         if not there:
-            return Unusable("no such file; expected a path from the table's folder")
+            return image_files.Unusable("no such file; expected a path from the table's folder")
         if not path.is_relative_to(self.root):
-            return Unusable("a file that lies elsewhere; expected one in the table's folder")
+            return image_files.Unusable("a file that lies elsewhere; expected one in the table's folder")
         return None
 
     def file(self, name: str) -> Path:
@@ -99,13 +98,13 @@ class ZipPlace:
     def _member(self, name: str) -> zipfile.ZipInfo | None:
         return self.members.get(posixpath.normpath(posixpath.join(self.prefix, name)))
 
-    def refusal(self, name: str) -> Unusable | None:
+    def refusal(self, name: str) -> image_files.Unusable | None:
         """Return why there is no such file, or None where there is one."""
         member = self._member(name)
         if member is None or member.is_dir():
-            return Unusable("no such file in the zip file; expected a path from the table's folder")
+            return image_files.Unusable("no such file in the zip file; expected a path from the table's folder")
         if member.file_size > MAX_FILE_BYTES:
-            return Unusable(f"{member.file_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+            return image_files.Unusable(f"{member.file_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
         return None
 
     def file(self, name: str) -> io.BytesIO:
@@ -121,7 +120,7 @@ class ZipPlace:
             with self.archive.open(member) as file:
                 return io.BytesIO(file.read(member.file_size))
         except BROKEN as error:
-            raise Unusable(f"not readable ({type(error).__name__}); expected a whole zip file") from error
+            raise image_files.Unusable(f"not readable ({type(error).__name__}); expected a whole zip file") from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from fewcore import Array
+from fewcore.contracts import Array
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 # Named, so that a file with a false suffix cannot reach the decoders of other formats, some of which start programs.

@@ -14,8 +14,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from fewcore import Array, DataError
-from fewcore.builtin.image_files import SUFFIXES, Unusable
+from fewcore.contracts import Array
+from fewcore.errors import DataError
+from fewcore.image_files import SUFFIXES, Unusable
 
 GROUP = "fewcore.readers"
 ADVICE = "NIfTI and DICOM: pip install 'fewcore[medical]'"
