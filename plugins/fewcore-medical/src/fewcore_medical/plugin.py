@@ -8,8 +8,18 @@ from fewcore import Component, hookimpl
 @hookimpl
 def fewcore_backbones() -> list[Component]:
     """Offer the backbones."""
-    target = "fewcore_medical.monai_backbone:Monai"
-    return [Component("monai", target, "the 2-D and 3-D networks of MONAI, by name", "arXiv:2211.02701")]
+    here = "fewcore_medical"
+    return [
+        Component(
+            "densenet",
+            f"{here}.densenet:DenseNet",
+            "a narrow DenseNet for images and volumes of any size",
+            "arXiv:1608.06993",
+        ),
+        Component(
+            "monai", f"{here}.monai_backbone:Monai", "the 2-D and 3-D networks of MONAI, by name", "arXiv:2211.02701"
+        ),
+    ]
 
 
 @hookimpl
