@@ -45,7 +45,8 @@ KNOWN = {
         "graphmtl": "constant graph-mtl lasso ridge trace-norm-mtl",
         "medical": "chest densenet ipmn jsrt lidc monai montgomery phantom-chest segmentation shape shenzhen",
         "meta": "attribute-tasks cactus-resnet celeba cluster-matching cluster-subsets conv4 fine-tune fully-connected "
-        "imagenet knn linear maml mini-imagenet mlp mnist multi-task nearest-neighbour omniglot protoclr protonets scratch",
+        "imagenet knn linear maml mil mini-imagenet mlp mnist multi-task nearest-neighbour omniglot protoclr protonets "
+        "scratch",
         "propsvm": "clustering clustering-rf clustering-svm orient proportion-svm random-forest svm",
         "s4mtl": "conv-net s2mtl s4mtl u-mtl u-net",
     }.items()

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 from data_layouts import write_celeba, write_imagenet, write_mini_imagenet, write_mnist
 from PIL import Image
+from test_mil import Places
 
 from fewcore import Partitions, Run
 from fewcore.testing import conformance
 from fewcore_meta.cluster_subsets import ClusterSubsets
+from fewcore_meta.fine_tune import FineTune
 from fewcore_meta.protoclr import ProtoClr
 
 
@@ -36,6 +38,7 @@ OPTIONS = {
     "fine-tune": {"epochs": 2},
     "maml": {"iterations": 3, "test_steps": 2},
     "multi-task": {"epochs": 2},
+    "mil": {"epochs": 2},
     "mlp": {"epochs": [2], "dropouts": [0.0], "default_epochs": 2},
     "omniglot": small_omniglot,
     "protoclr": {"iterations": 3, "neighbours": 2, "neighbours_after": 0.0, "test_views": 2},
@@ -57,6 +60,15 @@ def with_fixed_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "tasks": sampler.tasks(Partitions(parts, ids), Run())}
 
 
-@conformance("fewcore-meta", options=OPTIONS, inputs={"protoclr": with_start, "multi-task": with_fixed_tasks})
+def with_places(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs with a start whose network has a map with places."""
+    start = FineTune(epochs=1).learn(Places(), given["images"], given["validation"], Run())
+    return {**given, "start": start}
+
+
+INPUTS = {"mil": with_places, "multi-task": with_fixed_tasks, "protoclr": with_start}
+
+
+@conformance("fewcore-meta", options=OPTIONS, inputs=INPUTS)
 def test_conformance(offer, check):
     check(offer)

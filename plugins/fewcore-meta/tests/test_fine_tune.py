@@ -9,7 +9,8 @@ from few_shot_samples import two_class_images
 
 from fewcore import DataError, Interrupted, Run, auc, torch_generator
 from fewcore.testing import ToyBackbone
-from fewcore_meta.fine_tune import FineTune, WithHead, classifier, validation_score
+from fewcore_meta.fine_tune import FineTune, WithHead, classifier
+from fewcore_meta.supervised import validation_score
 
 SHAPE = (1, 6, 6)
 

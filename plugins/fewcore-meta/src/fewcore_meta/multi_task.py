@@ -25,15 +25,8 @@ from fewcore import (
     option,
     torch_generator,
 )
-from fewcore_meta.fine_tune import (
-    BestOnValidation,
-    Epochs,
-    FineTunedPredictor,
-    WithHead,
-    class_labels,
-    known_rows,
-    linear_layer,
-)
+from fewcore_meta.fine_tune import FineTunedPredictor, WithHead, linear_layer
+from fewcore_meta.supervised import BestOnValidation, Epochs, class_labels, known_rows
 
 
 def trunk_with_head(backbone: Backbone, shape: tuple[int, ...], n_classes: int, generator: torch.Generator) -> WithHead:
@@ -84,7 +77,8 @@ class MultiTask:
         self, backbone: Backbone, images: ImageSet, tasks: TaskStream, validation: ImageSet, run: Run
     ) -> MultiTaskPredictor:
         """Return the predictor that is best on the validation images."""
-        rows, validated = known_rows(images, "training"), known_rows(validation, "validation")
+        rows = known_rows(images, "training", "multi-task")
+        validated = known_rows(validation, "validation", "multi-task")
         network = trunk_with_head(backbone, images.shape, len(images.class_names), run.generator)
         heads = linear_layer(network.head.in_features, 2 * _number_of(tasks), run.generator)
         both = nn.ModuleList([network, heads]).to(run.device)

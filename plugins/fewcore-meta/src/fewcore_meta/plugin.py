@@ -110,6 +110,14 @@ def fewcore_learners() -> list[Component]:
             predicts=("scores",),
         ),
         Component(
+            "mil",
+            f"{here}.mil:Mil",
+            "a trained network that judges an image by its most suspicious place",
+            "arXiv:1705.08550",
+            needs_labels=True,
+            predicts=("scores",),
+        ),
+        Component(
             "multi-task",
             f"{here}.multi_task:MultiTask",
             "a network that learns the classes and a sampler's tasks at the same time",
