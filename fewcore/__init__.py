@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         weighted_auc,
     )
     from fewcore.tensors import Gather, load_module, module_arrays
+    from fewcore.trained import load_model
 
 _STATISTICS = (
     "Estimate",
@@ -101,7 +102,7 @@ _STATISTICS = (
 _LAZY = {"Run": "run", "Gather": "tensors", "load_module": "tensors", "module_arrays": "tensors"}
 _LAZY |= dict.fromkeys(_STATISTICS, "statistics")
 _LAZY |= dict.fromkeys(("SampleTest", "independent_t", "one_way_anova", "pearson"), "samples")
-_LAZY["box_figure"] = "boxes"
+_LAZY |= {"box_figure": "boxes", "load_model": "trained"}
 _MODULES = ("grouping", "image_files", "readers")
 
 __version__ = "0.1.0"
@@ -162,6 +163,7 @@ __all__ = [
     "hookimpl",
     "image_files",
     "independent_t",
+    "load_model",
     "load_module",
     "mcnemar",
     "mean_interval",

@@ -14,8 +14,8 @@ from fewcore.errors import FewcoreError, PluginError, ResourceError
 
 
 @contextmanager
-def blame(title: str, offer: Offer | None, tracebacks: MutableMapping[str, str]) -> Iterator[None]:
-    """Turn whatever is raised inside into an error that says whose it is; its traceback goes to `tracebacks`.
+def blame(title: str, offer: Offer | None, tracebacks: MutableMapping[str, str] | None = None) -> Iterator[None]:
+    """Turn whatever is raised inside into an error that says whose it is; its traceback goes to `tracebacks`, if any.
 
     Raises:
         ResourceError: memory or the disk ran out.
@@ -33,7 +33,9 @@ def blame(title: str, offer: Offer | None, tracebacks: MutableMapping[str, str])
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             text = f"{title}: the disk is full: {error}; free some space and run again to go on"
             raise ResourceError(text) from error
-        tracebacks[title] = "".join(traceback.format_exception(error))
         who = f" (from {offer.distribution} {offer.version})" if offer else ""
-        text = f"{title}{who}: {type(error).__name__}: {error}; the traceback is in log.jsonl"
+        text = f"{title}{who}: {type(error).__name__}: {error}"
+        if tracebacks is not None:
+            tracebacks[title] = "".join(traceback.format_exception(error))
+            text += "; the traceback is in log.jsonl"
         raise PluginError(text) from error

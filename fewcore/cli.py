@@ -20,6 +20,7 @@ import click
 from fewcore import __version__
 from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem, did_you_mean
 from fewcore.kinds import KINDS
+from fewcore.model_commands import adapt, predict
 
 if TYPE_CHECKING:
     from fewcore.pipeline import Pipeline
@@ -127,6 +128,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     """Run, write the report, print the table; returns the exit code."""
     from rich.console import Console
 
+    from fewcore.records import write_models
     from fewcore.report import summary_table, write_report
     from fewcore.reporting import build_report
     from fewcore.runner import Runner
@@ -137,6 +139,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     report = build_report(pipeline, session, result, command=command, seconds=time.monotonic() - began)
     write_report(report, folder)
     (folder / "pipeline.yaml").write_text(report.pipeline, encoding="utf-8")
+    write_models(session, result.models, folder)
     for key in session.store.damaged:
         progress.say(f"a stored result was damaged and computed again: {key}")
     for title, text in session.tracebacks.items():
@@ -268,6 +271,10 @@ def doctor(as_json: bool) -> None:
                 click.echo(f"     {entry.advice}")
     if not all(entry.ok for entry in found):
         sys.exit(4)
+
+
+cli.add_command(adapt)
+cli.add_command(predict)
 
 
 def _registry() -> Registry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +117,23 @@ def decoded(file: File, how: Preparation) -> Image.Image:
         raise Unusable(f"truncated or broken ({_reason(error)}); expected a whole image") from error
 
 
+def deep_values(file: File) -> Array | None:
+    """Return the values of a file of more than 8 bits, (h, w), turned, in their own unit; None of a file of 8 bits.
+
+    Raises:
+        Unusable: truncated or broken pixels.
+
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.mode not in DEEP:
+                return None
+            image.load()
+            return np.asarray(ImageOps.exif_transpose(image))
+    except Exception as error:
+        raise Unusable(f"truncated or broken ({_reason(error)}); expected a whole image") from error
+
+
 def fitted(image: Image.Image, how: Preparation) -> Array:
     """Return an image as (c, size, size): uint8, or float32 in [0, 1].
 
@@ -164,13 +182,51 @@ def _fitted(image: Image.Image, how: Preparation) -> Image.Image:
         return image.resize(square, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     if how.fit == "stretch" or width == height:
         return image.resize(square, Image.Resampling.BILINEAR)
-    scale = how.size / max(width, height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    inner = _inner(width, height, how.size)
     whole = Image.new(image.mode, square)
     whole.paste(
         image.resize(inner, Image.Resampling.BILINEAR), ((how.size - inner[0]) // 2, (how.size - inner[1]) // 2)
     )
     return whole
+
+
+def unfitted(square: Array, size: tuple[int, int], fit: Literal["pad", "crop", "stretch"]) -> Array:
+    """Return what was said of a fitted image, (s, s), in the size (h, w) of its file: float32, (h, w).
+
+    What padding added is taken away; what cropping took is 0. Between pixels it is interpolated linearly.
+    """
+    height, width = size
+    image = Image.fromarray(np.asarray(square, np.float32))
+    side = len(square)
+    if fit == "stretch" or width == height:
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    if fit == "pad":
+        inner_width, inner_height = _inner(width, height, side)
+        left, top = float((side - inner_width) // 2), float((side - inner_height) // 2)
+        box = (left, top, left + inner_width, top + inner_height)
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    shorter = min(width, height)
+    left, top = (width - shorter) / 2, (height - shorter) / 2
+    # The edges of the square may cut pixels of the file: those are out, unless nothing else is in.
+    last, lower = math.floor(left + shorter), math.floor(top + shorter)
+    first, upper = min(math.ceil(left), last - 1), min(math.ceil(top), lower - 1)
+    scale = side / shorter
+    inside = (
+        max(first - left, 0) * scale,
+        max(upper - top, 0) * scale,
+        min(last - left, shorter) * scale,
+        min(lower - top, shorter) * scale,
+    )
+    made = image.resize((last - first, lower - upper), Image.Resampling.BILINEAR, box=inside)
+    whole = np.zeros((height, width), np.float32)
+    whole[upper:lower, first:last] = np.asarray(made)
+    return whole
+
+
+def _inner(width: int, height: int, side: int) -> tuple[int, int]:
+    """Return the width and height of what stands in the middle of a padded square."""
+    scale = side / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _reason(error: Exception) -> str:

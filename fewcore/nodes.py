@@ -102,15 +102,21 @@ def result_class(stage: Wired) -> type[Any]:
         PluginError: the annotation is missing or names nothing.
 
     """
-    verb = getattr(type(stage.component), KINDS[stage.kind].verb)
+    return returned_class(type(stage.component), KINDS[stage.kind].verb, stage.offer.full_name)
+
+
+def returned_class(cls: type[Any], method: str, who: str) -> type[Any]:
+    """Return the class that a method makes: its return annotation.
+
+    Raises:
+        PluginError: the annotation is missing or names nothing.
+
+    """
+    verb = getattr(cls, method)
     try:
         made = get_type_hints(verb).get("return")
     except NameError as error:
-        raise PluginError(
-            f"{stage.offer.full_name}: the annotations of {verb.__qualname__} cannot be read: {error}"
-        ) from error
+        raise PluginError(f"{who}: the annotations of {verb.__qualname__} cannot be read: {error}") from error
     if not isinstance(made, type):
-        raise PluginError(
-            f"{stage.offer.full_name}: found {verb.__qualname__} -> {made}; expected the class of what it makes"
-        )
+        raise PluginError(f"{who}: found {verb.__qualname__} -> {made}; expected the class of what it makes")
     return made

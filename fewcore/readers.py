@@ -1,7 +1,11 @@
-"""Image files of other formats, read by what plugins offer: entry points of the group `fewcore.readers`.
+"""Image files of other formats, read and written by what plugins offer: entry points of two groups.
 
-An entry point is named by the end of the files' names (`nii.gz`, `dcm`) and is a function of a path that returns the image,
-(h, w) finite numbers in their own unit. It raises `DataError` where it cannot, and says nothing of a header's content.
+Of the group `fewcore.readers` each is named by the end of the files' names (`nii.gz`, `dcm`) and is a function of a path that
+returns the image, (h, w), or the slices of a volume, (d, h, w), finite numbers in their own unit. It raises `DataError` where it
+cannot, and says nothing of a header's content.
+
+Of the group `fewcore.writers` each has such a name too, and is a function `write(mask, source, target)`: it writes a mask (d, h, w)
+uint8 of 0 and 1, rows and slices in the reader's order, as a file of the source's format and geometry.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from fewcore.contracts import Array
 from fewcore.errors import DataError
 from fewcore.image_files import SUFFIXES, Unusable
 
-GROUP = "fewcore.readers"
+READERS, WRITERS = "fewcore.readers", "fewcore.writers"
 ADVICE = "NIfTI and DICOM: pip install 'fewcore[medical]'"
 
 
@@ -34,10 +38,21 @@ def reader_of(name: str) -> EntryPoint:
         Unusable: there is none.
 
     """
-    found = [point for point in entry_points(group=GROUP) if name.lower().endswith(f".{point.name.lower()}")]
-    if not found:
+    found = _point(READERS, name)
+    if found is None:
         raise Unusable(f"a file of another format; expected PNG, JPEG, TIFF, or what a plugin reads ({ADVICE})")
-    return max(found, key=lambda point: len(point.name))
+    return found
+
+
+def suffix_of(name: str) -> str:
+    """Return the end of a file's name that says its format, `.nii.gz` or `.png`; empty where it is not known."""
+    point = None if is_plain(name) else _point(READERS, name)
+    return name[-len(point.name) - 1 :] if point is not None else Path(name).suffix if is_plain(name) else ""
+
+
+def _point(group: str, name: str) -> EntryPoint | None:
+    found = [point for point in entry_points(group=group) if name.lower().endswith(f".{point.name.lower()}")]
+    return max(found, key=lambda point: len(point.name), default=None)
 
 
 def source_of(name: str) -> tuple[Path, ...]:
@@ -53,17 +68,57 @@ def read_values(path: Path, name: str) -> Array:
     """Return the image of a file that is none of PNG, JPEG and TIFF, (h, w) float32 in its own unit.
 
     Raises:
+        Unusable: there is no reader, or it refuses the file, or the file holds several slices.
+
+    """
+    slices = read_slices(path, name)
+    if len(slices) != 1:
+        raise Unusable(f"a volume of {len(slices)} slices; expected one image a file")
+    return np.asarray(slices[0])
+
+
+def read_slices(path: Path, name: str) -> Array:
+    """Return the slices of a file that is none of PNG, JPEG and TIFF, (d, h, w) float32 in its own unit; one of an image.
+
+    Raises:
         Unusable: there is no reader, or it refuses the file, or returns something else.
 
     """
-    try:
-        read = cast("Callable[[Path], Any]", reader_of(name).load())
-    except ImportError as error:
-        raise Unusable(f"a reader that cannot be imported ({type(error).__name__}); expected one that can") from error
+    read = cast("Callable[[Path], Any]", _loaded(reader_of(name), "reader"))
     try:
         values = np.asarray(read(path))
     except DataError as error:
         raise Unusable("; ".join(str(problem) for problem in error.problems)) from error
-    if values.ndim != 2 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-        raise Unusable(f"{values.dtype} {values.shape}; expected one image of finite numbers")
-    return values.astype(np.float32)
+    shaped = values.ndim in (2, 3) and values.size > 0 and values.dtype.kind in "iuf"
+    if not shaped or not np.isfinite(values).all():
+        raise Unusable(f"{values.dtype} {values.shape}; expected one image, or slices, of finite numbers")
+    return (values if values.ndim == 3 else values[None]).astype(np.float32)
+
+
+def can_write(name: str) -> bool:
+    """Return whether a plugin writes masks beside files of this name."""
+    return _point(WRITERS, name) is not None
+
+
+def write_mask(mask: Array, source: Path, target: Path) -> None:
+    """Write a mask (d, h, w) of 0 and 1 in the format and geometry of the file from which it was made.
+
+    Raises:
+        Unusable: there is no writer, or it refuses.
+
+    """
+    point = _point(WRITERS, source.name)
+    if point is None:
+        raise Unusable("a file of a format in which no plugin writes masks; expected PNG, JPEG, TIFF, NIfTI or DICOM")
+    write = cast("Callable[[Array, Path, Path], None]", _loaded(point, "writer"))
+    try:
+        write(mask, source, target)
+    except DataError as error:
+        raise Unusable("; ".join(str(problem) for problem in error.problems)) from error
+
+
+def _loaded(point: EntryPoint, what: str) -> Any:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise Unusable(f"a {what} that cannot be imported ({type(error).__name__}); expected one that can") from error

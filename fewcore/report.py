@@ -173,11 +173,12 @@ def metrics_csv(report: RunReport) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, [*first, *between, *last], lineterminator="\n")
     writer.writeheader()
-    writer.writerows([{key: _csv_field(value) for key, value in row.items()} for row in rows])
+    writer.writerows([{key: csv_field(value) for key, value in row.items()} for row in rows])
     return text.getvalue()
 
 
-def _csv_field(value: Any) -> Any:
+def csv_field(value: Any) -> Any:
+    """Return a field of a CSV table, made harmless for spreadsheets."""
     # Spreadsheets run text that begins with one of these as a formula, and names come from strangers.
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
 

@@ -38,12 +38,15 @@ class Failure:
 class Result:
     """What a run made: its nodes by cell, the reports of its evaluators, the candidates of `select`, the failures.
 
+    `models` are the models that met the test rows: all that are there, or those that `select` chose.
+
     `status` maps a node's key to `computed`, `reused`, `failed` or `missing`.
     """
 
     nodes: list[dict[str, Node]] = field(default_factory=list)
     reports: dict[str, MetricReport] = field(default_factory=dict)
     outcomes: list[Judged] = field(default_factory=list)
+    models: list[Node] = field(default_factory=list)
     candidates: list[dict[str, Any]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     status: dict[str, str] = field(default_factory=dict)
@@ -83,13 +86,9 @@ class Runner:
                 self._ensure(node)
                 self._note(node)
         chosen = self._select() if self.pipeline.spec.get("select") else None
-        judged = [
-            entry
-            for nodes in self.result.nodes
-            for node in self._models(nodes)
-            if chosen is None or self._is_chosen(node, chosen)
-            for entry in self._outcomes(node, "test")
-        ]
+        models = [node for nodes in self.result.nodes for node in self._models(nodes)]
+        self.result.models = [node for node in models if chosen is None or self._is_chosen(node, chosen)]
+        judged = [entry for node in self.result.models for entry in self._outcomes(node, "test")]
         self.result.outcomes = counted_once(judged)
         for stage in self._evaluators():
             if report := self._evaluate(stage, self.result.outcomes):

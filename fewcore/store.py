@@ -23,7 +23,7 @@ import filelock
 import numpy as np
 import platformdirs
 
-from fewcore.contracts import Array, Arrays, Meta
+from fewcore.contracts import Array, Meta
 from fewcore.errors import ResourceError
 
 CHUNK = 1 << 20
@@ -80,10 +80,42 @@ class Entry:
     """A stored result: its arrays, its JSON, the recipe that made it, and facts about the making."""
 
     key: str
-    arrays: Arrays
+    arrays: Mapping[str, Array]
     meta: Meta
     recipe: Meta
     facts: Meta
+
+
+def write_result(folder: Path, entry: Entry) -> None:
+    """Write a result into a new folder: arrays without pickle, JSON, and the checksum of each file."""
+    (folder / "arrays").mkdir(parents=True)
+    for number, array in enumerate(entry.arrays.values()):
+        with (folder / "arrays" / f"{number}.npy").open("wb") as file:
+            np.save(file, np.asarray(array), allow_pickle=False)
+    facts = {"arrays": list(entry.arrays), **entry.facts}
+    for name, value in (("meta", entry.meta), ("recipe", entry.recipe), ("facts", facts)):
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=1))
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    sums = {p.relative_to(folder).as_posix(): file_digest(p) for p in files}
+    _write_synced(folder / "manifest.json", json.dumps({"files": sums}))
+
+
+def read_result(folder: Path, key: str) -> Entry:
+    """Return what `write_result` wrote, large arrays memory-mapped.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file was changed. Damaged files may raise KeyError, TypeError or OSError too.
+
+    """
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    if any(file_digest(folder / name) != wanted for name, wanted in files.items()):
+        raise ValueError("a checksum differs")
+    texts = [(folder / f"{name}.json").read_text() for name in ("meta", "recipe", "facts")]
+    meta, recipe, facts = map(json.loads, texts)
+    names = facts.pop("arrays")
+    arrays = {name: _load(folder / "arrays" / f"{number}.npy") for number, name in enumerate(names)}
+    return Entry(key, arrays, meta, recipe, facts)
 
 
 class Store:
@@ -126,13 +158,7 @@ class Store:
             return self._verified[key]
         folder = self._folder(key)
         try:
-            files = json.loads((folder / "manifest.json").read_text())["files"]
-            if any(file_digest(folder / name) != wanted for name, wanted in files.items()):
-                raise ValueError("a checksum differs")
-            texts = [(folder / f"{name}.json").read_text() for name in ("meta", "recipe", "facts")]
-            meta, recipe, facts = map(json.loads, texts)
-            names = facts.pop("arrays")
-            arrays = {name: _load(folder / "arrays" / f"{number}.npy") for number, name in enumerate(names)}
+            entry = read_result(folder, key)
         except FileNotFoundError:
             if folder.exists():
                 self._remove_damaged(key)
@@ -140,7 +166,6 @@ class Store:
         except (ValueError, KeyError, TypeError, OSError):
             self._remove_damaged(key)
             return None
-        entry = Entry(key, arrays, meta, recipe, facts)
         self._verified[key] = entry
         return entry
 
@@ -160,16 +185,7 @@ class Store:
         self._verified.pop(key, None)
         with self._disk("keep a result", self.root, need):
             try:
-                (temporary / "arrays").mkdir(parents=True)
-                for number, array in enumerate(arrays.values()):
-                    with (temporary / "arrays" / f"{number}.npy").open("wb") as file:
-                        np.save(file, np.asarray(array), allow_pickle=False)
-                facts = {"arrays": list(arrays), **facts}
-                for name, value in (("meta", meta), ("recipe", recipe), ("facts", facts)):
-                    (temporary / f"{name}.json").write_text(json.dumps(value, indent=1))
-                files = sorted(p for p in temporary.rglob("*") if p.is_file())
-                sums = {p.relative_to(temporary).as_posix(): file_digest(p) for p in files}
-                _write_synced(temporary / "manifest.json", json.dumps({"files": sums}))
+                write_result(temporary, Entry(key, arrays, meta, recipe, facts))
                 folder = self._folder(key)
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 if folder.exists():

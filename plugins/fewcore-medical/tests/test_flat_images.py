@@ -1,4 +1,4 @@
-"""Single images of NIfTI and DICOM: values, refusals, and that folder reads a table of them."""
+"""Images and slices of NIfTI and DICOM: values, refusals, and that folder reads a table of them."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_files_that_are_no_dicom_or_truncated_are_told(dicom, tmp_path):
     assert refusal(read_dicom_image, path).startswith("pixels that cannot be read (ValueError)")
 
 
-def test_nifti_of_one_slice_and_of_two_axes(tmp_path, write_nifti):
-    np.testing.assert_array_equal(
-        read_nifti_image(write_nifti(tmp_path / "a.nii.gz", VALUES[None].astype(np.int16))), VALUES
-    )
+def test_nifti_of_slices_and_of_two_axes(tmp_path, write_nifti):
+    one = read_nifti_image(write_nifti(tmp_path / "a.nii.gz", VALUES[None].astype(np.int16)))
+    np.testing.assert_array_equal(one, VALUES[None])
     nibabel.save(nibabel.Nifti1Image(VALUES.T.astype(np.float32), np.eye(4)), tmp_path / "b.nii")
-    np.testing.assert_array_equal(read_nifti_image(tmp_path / "b.nii"), VALUES)
-    volume = write_nifti(tmp_path / "c.nii", np.zeros((5, 3, 4), np.int16))
-    assert refusal(read_nifti_image, volume) == "a volume of 5 slices; expected one image a file"
+    np.testing.assert_array_equal(read_nifti_image(tmp_path / "b.nii"), VALUES[None])
+    values = np.arange(60, dtype=np.int16).reshape(5, 3, 4)
+    volume = write_nifti(tmp_path / "c.nii", values)
+    np.testing.assert_array_equal(read_nifti_image(volume), values)
     whole = volume.read_bytes()
     volume.write_bytes(whole[:-10])
     assert refusal(read_nifti_image, volume).startswith("fewer voxels than the header says")
@@ -89,6 +89,13 @@ def test_nifti_of_one_slice_and_of_two_axes(tmp_path, write_nifti):
 def test_the_readers_are_announced():
     found = {point.name for point in entry_points(group="fewcore.readers")}
     assert {"dcm", "ima", "nii", "nii.gz"} <= found
+
+
+def test_folder_refuses_a_volume_of_several_slices(tmp_path, write_nifti):
+    write_nifti(tmp_path / "ct.nii.gz", np.zeros((5, 3, 4), np.int16))
+    (tmp_path / "labels.csv").write_text("image,class\nct.nii.gz,sick")
+    with pytest.raises(DataError, match=r"ct\.nii\.gz: a volume of 5 slices; expected one image a file"):
+        Folder(str(tmp_path), table="labels.csv", mask_column="", patient_column="").load(Run())
 
 
 def test_folder_reads_a_table_of_them(tmp_path, dicom, write_nifti):

@@ -1,4 +1,4 @@
-"""Single images from NIfTI and DICOM files, for data sets that read tables of files: radiographs, or one slice each."""
+"""Images and slices from NIfTI and DICOM files, for data sets that read tables of files and for new files."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
 def read_nifti_image(path: Path) -> Array:
-    """Return the image of a NIfTI file of two axes or of one slice, (h, w) float32, in the order of the file.
+    """Return the slices of a NIfTI file, (d, h, w) float32, in the order of the file; one where it has two axes.
 
     Raises:
-        DataError: the file cannot be used, or holds several slices.
+        DataError: the file cannot be used.
 
     """
-    return _told(lambda: _slice(path))
+    return _told(lambda: read_nifti(path, flat=True).values)
 
 
 def read_dicom_image(path: Path) -> Array:
@@ -53,13 +53,6 @@ def _told(read: Callable[[], Array]) -> Array:
         return read()
     except UnusableVolume as error:
         raise DataError(error.problem("")) from error
-
-
-def _slice(path: Path) -> Array:
-    values = read_nifti(path, flat=True).values
-    if len(values) != 1:
-        raise UnusableVolume(f"a volume of {len(values)} slices", "one image a file")
-    return np.asarray(values[0])
 
 
 def _frame(path: Path) -> Array:

@@ -1,0 +1,141 @@
+"""Which new files are meant, and all of them read before anything else is done with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fewcore import readers
+from fewcore.contracts import Array
+from fewcore.errors import DataError, Problem
+from fewcore.image_files import Unusable, quiet_pillow
+from fewcore.new_images import Fitting, NewImages
+from fewcore.run import Run
+
+FORMATS = "PNG, JPEG or TIFF, or a format of a plugin (NIfTI and DICOM: pip install 'fewcore[medical]')"
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file, and its name in results: its path from the folder that was named.
+
+    `size` is its height and width in pixels, `n_slices` the number of images in it, once it was read.
+    """
+
+    path: Path
+    name: str
+    size: tuple[int, int] = (0, 0)
+    n_slices: int = 1
+
+
+def listed(said: Iterable[str | Path], skip: Path | None = None) -> list[NewFile]:
+    """Return the files that are meant: files as they are, and all images in folders, however deep, by their names.
+
+    In folders, names that begin with a dot, files of other formats and what lies in `skip` are passed over.
+
+    Raises:
+        DataError: what is missing, folders without images, and names that two files would have in results.
+
+    """
+    problems: list[Problem] = []
+    found: dict[str, NewFile] = {}
+    places = [Path(place) for place in said]
+    for place in places:
+        files = list(_images_in(place, skip)) if place.is_dir() else [NewFile(place, place.name)]
+        if place.is_dir() and not files:
+            problems.append(Problem(str(place), "no images", FORMATS))
+        elif not place.exists():
+            problems.append(Problem(str(place), "no such file or folder", "an image, or a folder of images"))
+        for file in files:
+            other = found.setdefault(file.name, file)
+            if other is not file and other.path.resolve() != file.path.resolve():
+                both = f"'{file.name}' and {other.path} have one name in the results"
+                problems.append(Problem(str(file.path), both, "different names", "name the folder that holds both"))
+    if not places:
+        problems.append(Problem("files", "none", "images or folders of images"))
+    if problems:
+        raise DataError(*problems, title=_title(len(problems)))
+    return list(found.values())
+
+
+def labelled_files(folder: Path) -> tuple[tuple[str, ...], list[NewFile], Array]:
+    """Return the classes of a folder, which are its sub-folders, all images in them, and the class of each, (n,).
+
+    Raises:
+        DataError: there is no such folder, fewer than two classes, a class without images, or images beside the classes.
+
+    """
+    if not folder.is_dir():
+        expected = "a folder with a sub-folder of images for each class"
+        raise DataError(Problem(str(folder), "no such folder", expected, "type --labelled DIR"))
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    files = list(_images_in(folder, None))
+    problems = []
+    if loose := [file.name for file in files if "/" not in file.name]:
+        expected = "every image in the sub-folder of its class"
+        problems.append(
+            Problem(str(folder), f"{len(loose)} images beside the sub-folders, such as {loose[0]}", expected)
+        )
+    if len(names) < 2:
+        there = f"{len(names)} sub-folders"
+        problems.append(Problem(str(folder), there, "at least two, one for each class"))
+    labels = [file.name.partition("/")[0] for file in files if "/" in file.name]
+    problems += [Problem(str(folder / name), "no images", FORMATS) for name in names if name not in labels]
+    if problems:
+        raise DataError(*problems, title=_title(len(problems)))
+    return names, files, np.array([names.index(label) for label in labels], np.int64)
+
+
+def read_all(files: list[NewFile], fitting: Fitting, run: Run, *, one_each: bool) -> tuple[Array, list[NewFile]]:
+    """Return the images of files, (n, c, h, w), one after the other, and the files with size and number of slices.
+
+    With `one_each` a volume of several slices is refused.
+
+    Raises:
+        DataError: every file that cannot be used, with the reason of each.
+
+    """
+    problems: list[Problem] = []
+    images, read = [], []
+    with quiet_pillow():
+        for file in run.track(files, name="read images"):
+            found = _tried(file.path, fitting)
+            if isinstance(found, NewImages) and one_each and len(found.images) > 1:
+                found = Unusable(f"a volume of {len(found.images)} slices; expected one image a file")
+            if isinstance(found, Unusable):
+                problems.append(Problem(str(file.path), str(found)))
+                continue
+            images.append(found.images)
+            read.append(replace(file, size=found.size, n_slices=len(found.images)))
+    if problems:
+        raise DataError(*problems, title=f"{len(problems)} of {len(files)} files cannot be used, and none was")
+    return np.concatenate(images), read
+
+
+def _title(count: int) -> str:
+    return "new files" if count > 1 else ""
+
+
+def _images_in(folder: Path, skip: Path | None) -> Iterator[NewFile]:
+    """Yield the images of a folder in the order of their names, without opening any."""
+    passed = None if skip is None else skip.resolve()
+    for place, folders, names in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() != passed)
+        for name in sorted(names):
+            if not name.startswith(".") and readers.suffix_of(name):
+                path = here / name
+                yield NewFile(path, path.relative_to(folder).as_posix())
+
+
+def _tried(path: Path, fitting: Fitting) -> NewImages | Unusable:
+    try:
+        return fitting.read(path)
+    except Unusable as error:
+        return error
+    except OSError as error:
+        return Unusable(f"not readable ({type(error).__name__}); expected a file that may be read")

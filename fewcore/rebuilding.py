@@ -1,0 +1,152 @@
+"""From a model's recipe to the model: what was kept is read, from the folder of the model or from the store."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewcore.blame import blame
+from fewcore.components import Offer
+from fewcore.contracts import Embeddings
+from fewcore.errors import DataError, PluginError, Problem, ResourceError
+from fewcore.kinds import KINDS
+from fewcore.nodes import LazyInputs, returned_class
+from fewcore.options import read_options
+from fewcore.plugins import load_registry
+from fewcore.records import Recipe
+from fewcore.store import Entry, Store, default_root, read_result, write_result
+from fewcore.wiring import verb_parameters
+
+FOLDER = "results"
+KEY = re.compile(r"[0-9a-f]{32}")
+
+
+class Results:
+    """Reads results by key. `used` holds those that were read, so that they can be kept beside a model."""
+
+    def __init__(self, folder: Path, store: str) -> None:
+        self.folder = folder
+        self.used: dict[str, Entry] = {}
+        self._store = store
+
+    def get(self, key: str, title: str) -> Entry:
+        """Return a result.
+
+        Raises:
+            DataError: it is in neither place; the message says what to type.
+
+        """
+        if not KEY.fullmatch(key):
+            raise DataError(Problem(str(self.folder), f"'{key}', which is no key of a result", "32 hexadecimal digits"))
+        own = self.folder / FOLDER / key
+        entry = _read(own, key) if own.is_dir() else Store().get(key)
+        if entry is None:
+            raise DataError(self._missing(key, title))
+        self.used[key] = entry
+        return entry
+
+    def _missing(self, key: str, title: str) -> Problem:
+        where = str(self.folder)
+        if (self.folder / FOLDER).is_dir():
+            return Problem(
+                where, f"no result of {title}, or a damaged one", "the folder as it was written", "adapt again"
+            )
+        found = f"no result of {title} in {default_root()}: it was cleaned, or lies elsewhere"
+        pipeline = self.folder / "pipeline.yaml"
+        advice = f"type fewcore run {pipeline} --out {self.folder} to compute it again"
+        if self._store and Path(self._store) != default_root():
+            advice = f"the run kept it in {self._store}: set FEWCORE_CACHE to that folder; or {advice}"
+        return Problem(where, found, "the results that the run kept", advice)
+
+
+def _read(folder: Path, key: str) -> Entry | None:
+    try:
+        return read_result(folder, key)
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
+def keep_results(entries: list[Entry], folder: Path) -> None:
+    """Write results beside a model, in place of those that were there.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+
+    """
+    try:
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        for entry in entries:
+            write_result(folder / FOLDER / entry.key, entry)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: cannot be written: {error.strerror or error}; expected a disk with room"
+        ) from error
+
+
+def component_of(recipe: Recipe) -> tuple[Offer, Any]:
+    """Return the component of a recipe with its options, and who offers it.
+
+    Raises:
+        PluginError: no plugin offers it (the message says what to install), or it has other options now.
+
+    """
+    offer = load_registry().find(recipe.kind, recipe.component)
+    component, problems = read_options(offer.load(), dict(recipe.options))
+    if component is None:
+        raise PluginError(*problems, title=f"{offer.full_name} {offer.version}, with options of {recipe.version}")
+    return offer, component
+
+
+def built(recipe: Recipe, results: Results) -> tuple[Any, Offer]:
+    """Return the value of a recipe as it was kept, and who offers its component.
+
+    Raises:
+        DataError: a result is gone.
+        PluginError: a plugin is missing, or has changed so that it cannot read what it wrote.
+
+    """
+    offer, component = component_of(recipe)
+    if recipe.kind == "backbone":
+        return component, offer
+    cls = returned_class(type(component), KINDS[recipe.kind].verb, offer.full_name)
+    entry = results.get(recipe.key, offer.name)
+    return _restored(cls, entry, recipe, results, (offer, component)), offer
+
+
+def adapted(recipe: Recipe, entry: Entry, results: Results) -> tuple[Any, Offer]:
+    """Return the predictor that the few-shot model of a recipe made and `entry` holds, and who offers the model.
+
+    Raises:
+        DataError: a result is gone.
+        PluginError: as for `built`.
+
+    """
+    offer, component = component_of(recipe)
+    few_shot = returned_class(type(component), KINDS[recipe.kind].verb, offer.full_name)
+    cls = returned_class(few_shot, "adapt", offer.full_name)
+    return _restored(cls, entry, recipe, results, (offer, component)), offer
+
+
+def _restored(cls: type[Any], entry: Entry, recipe: Recipe, results: Results, maker: tuple[Offer, Any]) -> Any:
+    offer, component = maker
+    many = {parameter.name for parameter in verb_parameters(type(component), recipe.kind) if parameter.many}
+
+    def argument(name: str) -> Any:
+        for source in recipe.inputs[name]:
+            if source.data and recipe.data and source.data != recipe.data:
+                found = f"{recipe.component} beside {source.component}, which learnt from images of another data set"
+                raise DataError(Problem(str(results.folder), found, "one data set: new files are of one kind"))
+        values = tuple(built(source, results)[0] for source in recipe.inputs[name])
+        if name == "embeddings":
+            # Of new files no vectors are known: the encoder is all there is.
+            return Embeddings(np.empty((0, int(values[0].dim)), np.float32), np.empty(0, np.int64), values[0])
+        return values if name in many else values[0]
+
+    if not callable(getattr(cls, "from_arrays", None)):
+        raise PluginError(f"{offer.full_name}: {cls.__name__} has no from_arrays; expected a class that can be kept")
+    with blame(f"{offer.full_name} {offer.version}, which wrote this as {recipe.version}", offer):
+        return cls.from_arrays(entry.arrays, entry.meta, LazyInputs(tuple(recipe.inputs), argument))

@@ -1,0 +1,115 @@
+"""Masks beside new files of NIfTI and DICOM, in their format and geometry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+from nibabel.spatialimages import HeaderDataError
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from fewcore import Array, DataError, Problem
+from fewcore_medical.dicom import BROKEN, quiet_pydicom
+
+OF_VALUES = (
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "VOILUTFunction",
+    "WindowCenterWidthExplanation",
+    "PresentationLUTShape",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "IconImageSequence",
+)
+"""Tags that speak of the values of an image, which those of its mask are not."""
+OVERLAYS = range(0x6000, 0x6100)
+
+
+def write_nifti_mask(mask: Array, source: Path, target: Path) -> None:
+    """Write a mask (d, h, w) of 0 and 1 as uint8, with the shape, spacing, place and direction of the source.
+
+    Of the header's texts none is taken over.
+
+    Raises:
+        DataError: the source cannot be read any more.
+
+    """
+
+    def write() -> None:
+        image: Any = nibabel.load(source)
+        header = image.header.copy()
+        header.set_data_dtype(np.uint8)
+        header.set_slope_inter(1, 0)
+        for text in ("descrip", "aux_file", "intent_name"):
+            header[text] = b""
+        header["cal_min"], header["cal_max"] = 0, 1
+        values = mask.astype(np.uint8).transpose(2, 1, 0).reshape(image.shape)
+        nibabel.save(type(image)(values, image.affine, header), target)
+
+    _told(write, (*BROKEN, HeaderDataError))
+
+
+def write_dicom_mask(mask: Array, source: Path, target: Path) -> None:
+    """Write a mask (1, h, w) of 0 and 1 as a secondary capture of 8 bits in the study and space of the source.
+
+    It keeps patient, study, frame of reference, place, direction and spacing; its instance and series are new, the series
+    one for all masks of a series, and it refers to the source.
+
+    Raises:
+        DataError: the source cannot be read any more.
+
+    """
+
+    def write() -> None:
+        with quiet_pydicom():
+            data = pydicom.dcmread(source)
+            _describe(data, mask, target.name)
+            data.save_as(target, enforce_file_format=True)
+
+    _told(write, BROKEN)
+
+
+def _describe(data: Dataset, mask: Array, name: str) -> None:
+    """Turn the image's data set into that of its mask."""
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = data.get("SOPClassUID", SecondaryCaptureImageStorage)
+    reference.ReferencedSOPInstanceUID = data.get("SOPInstanceUID", generate_uid())
+    for tag in OF_VALUES:
+        if tag in data:
+            delattr(data, tag)
+    for element in [element for element in data if element.tag.group in OVERLAYS]:
+        del data[element.tag]
+    data.set_pixel_data(np.ascontiguousarray(mask[0], np.uint8), "MONOCHROME2", 8, generate_instance_uid=False)
+    data.ImageType, data.Modality, data.ConversionType = ["DERIVED", "SECONDARY"], "OT", "WSD"
+    data.SeriesDescription, data.DerivationDescription = "mask", "mask predicted by fewcore"
+    data.WindowCenter, data.WindowWidth = 0.5, 1
+    data.SourceImageSequence = [reference]
+    data.SOPClassUID = SecondaryCaptureImageStorage
+    content = hashlib.sha256(mask.tobytes()).hexdigest()
+    data.SOPInstanceUID = generate_uid(entropy_srcs=[str(reference.ReferencedSOPInstanceUID), name, content])
+    data.SeriesInstanceUID = generate_uid(entropy_srcs=[str(data.get("SeriesInstanceUID", "")), "mask"])
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+
+
+def _told(write: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
+    """Say that the source is unusable, and nothing of its header; errors of the disk pass."""
+    try:
+        write()
+    except errors as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        found = f"a file beside which no mask can be written ({type(error).__name__})"
+        raise DataError(Problem("", found, "the file as it was read")) from error
