@@ -43,6 +43,7 @@ OPTIONS = {
     "lidc": small_lidc,
     "monai": {"model": "resnet10"},
     "montgomery": write_montgomery,
+    "phantom-breast": {"n_train": 4, "n_validation": 2, "n_test": 2, "size": 16, "depth": 8},
     "phantom-chest": {"n_train": 9, "n_validation": 3, "n_test": 3, "image_size": 16},
     "shape": {"dimensions": 2},
     "shenzhen": write_shenzhen,

@@ -188,12 +188,21 @@ def _field(n: int, size: int, places: int, rng: np.random.Generator) -> Array:
 
     Each is a sum of Gaussian bumps on a grid of `places` across the image, with normal weights.
     """
+    profiles = bumps(size, places)
+    weights = rng.standard_normal((n, places + 4, places + 4), np.float32)
+    return np.asarray(profiles @ weights @ profiles.T)
+
+
+def bumps(size: int, places: int) -> Array:
+    """Return Gaussian bumps on a line of `size` pixels, `places` across it and two beyond either end, (size, places + 4).
+
+    The squares of those in each pixel sum to 1.
+    """
     step = 2 / places
     centres = (np.arange(places + 4, dtype=np.float32) - np.float32(1.5)) * np.float32(step) - 1
-    bumps = np.exp(-0.5 * ((pixel_places(size)[:, None] - centres) / np.float32(0.7 * step)) ** 2)
-    bumps /= np.linalg.norm(bumps, axis=1, keepdims=True)
-    weights = rng.standard_normal((n, places + 4, places + 4), np.float32)
-    return np.asarray(bumps @ weights @ bumps.T)
+    made = np.exp(-0.5 * ((pixel_places(size)[:, None] - centres) / np.float32(0.7 * step)) ** 2)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    return np.asarray(made)
 
 
 def collimated(exposure: Mapping[str, Array], size: int) -> Array:

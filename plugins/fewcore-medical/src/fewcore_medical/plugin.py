@@ -68,6 +68,12 @@ def fewcore_datasets() -> list[Component]:
             "phantoms of chest radiographs in three classes, with exact masks of the lungs, made from a seed",
             "arXiv:2005.02523",
         ),
+        Component(
+            "phantom-breast",
+            "fewcore_medical.phantom_breast:PhantomBreast",
+            "phantoms of breast MRI: subtraction volumes without finding, benign or malignant, made from a seed",
+            "arXiv:1907.07816",
+        ),
     ]
 
 
