@@ -20,11 +20,13 @@ from generative_samples import (
     two_sorts,
 )
 
-from fewcore import NumericalError, Run, torch_generator
+from fewcore import DataError, NumericalError, Run, torch_generator
+from fewcore.testing import ToyBackbone
 from fewcore_embed.image_kind import ImageKind
 from fewcore_embed.vae import (
     Decoder,
     Vae,
+    VaeEncoder,
     VaeNetwork,
     bernoulli_error,
     divergence,
@@ -133,6 +135,42 @@ def test_networks_take_volumes_too():
     assert decoder(network(x)).shape == x.shape
 
 
+def blobs(n=24):
+    """Volumes of noise, every other with a bright block at its place."""
+    pixels = np.random.default_rng(0).integers(0, 60, (n, 1, 6, 8, 10), dtype=np.uint8)
+    pixels[::2, :, 1:4, 2:5, 2:5] += 180
+    return of_pixels(pixels)
+
+
+def test_volumes_are_reconstructed_from_their_embeddings():
+    run, images = Run(0), blobs()
+    encoder = Vae(dim=2, filters=2, steps=60, batch_size=12, learning_rate=1e-2).fit(images, run)
+    vectors = encoder.embed(images, run)
+    assert run.records[-1]["loss"] < 0.8 * run.records[0]["loss"]
+    gap = np.abs(vectors[::2].mean(0) - vectors[1::2].mean(0)) / vectors.std(0)
+    assert gap.max() > 1.5
+    assert encoder.sheet.pictures.shape == (80, 1, 8, 10)
+    check_saving(encoder, images)
+
+
+def test_a_backbone_takes_the_place_of_the_convolutions_and_is_what_others_start_from():
+    images, run = image_set(), Run(0)
+    encoder = Vae(**TOY, likelihood="gaussian").fit(images, run, ToyBackbone())
+    assert not len(encoder.codes.blocks)
+    x = torch.from_numpy(images.images).float() / 255
+    with torch.no_grad():
+        prepared = (x - encoder.codes.centre) / encoder.codes.spread
+        features = encoder.codes.trunk(prepared)
+        torch.testing.assert_close(encoder.network(x), features)
+        mean = features @ encoder.codes.mean.weight.T + encoder.codes.mean.bias
+    np.testing.assert_allclose(encoder.embed(images, run), mean, rtol=1e-5, atol=1e-6)
+    again = VaeEncoder.from_arrays(*encoder.to_arrays(), {"backbone": ToyBackbone()})
+    np.testing.assert_array_equal(again.embed(images, run), encoder.embed(images, run))
+    first = ToyBackbone().build(images.shape, 0, Run(0).generator)
+    moved = [not torch.equal(a, b) for a, b in zip(first.parameters(), encoder.codes.trunk.parameters(), strict=True)]
+    assert all(moved)
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 @pytest.mark.parametrize("images", [image_set(), image_set(size=9, channels=3, dtype=np.float32, value_range=(-2, 2))])
 def test_embeddings_have_the_promised_shape_and_survive_saving(likelihood, images):
@@ -177,7 +215,9 @@ def test_training_learns_to_reconstruct_and_beta_holds_it_back():
 
 
 def test_errors_say_what_to_do():
-    check_bad_images(Vae(**TOY), "vae")
+    check_bad_images(Vae(**TOY), "vae", volumes=True)
+    with pytest.raises(DataError, match=r"^vae: found images \(1, 1, 8, 8\); expected at least 2 pixels a side"):
+        Vae(**TOY).fit(of_pixels(np.zeros((3, 1, 1, 8, 8), np.uint8)), Run(0))
     with pytest.raises(NumericalError, match=r"is (nan|inf) at step \d+; .*lower the learning rate"):
         Vae(**{**TOY, "steps": 20, "learning_rate": 1e30}).fit(image_set(), Run(0))
 

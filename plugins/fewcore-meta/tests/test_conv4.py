@@ -13,9 +13,9 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fewcore import DataError
-from fewcore_meta.adaptation import task_loss
 from fewcore_meta.conv4 import Conv4
 from fewcore_meta.second_order import Block
+from fewcore_meta.task_scores import task_loss
 
 VARIANTS = {
     "stride": {"filters": 3},

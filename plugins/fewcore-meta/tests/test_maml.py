@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from fewcore import DataError, Gather, Interrupted, Run, TaskBatch
 from fewcore_meta import maml
-from fewcore_meta.adaptation import AdaptedPredictor, TaskNetwork, mean_accuracy, task_accuracy, task_loss
+from fewcore_meta.adaptation import AdaptedPredictor, TaskNetwork
 from fewcore_meta.conv4 import Conv4
 from fewcore_meta.maml import Maml, MamlModel
+from fewcore_meta.task_scores import mean_accuracy, task_accuracy, task_loss
 
 NORMS = ("transductive", "support", "running")
 NET = Conv4(filters=4, n_blocks=2)
@@ -150,7 +151,7 @@ def reference(options, network, images, batch):
 
 
 def outer(options, network, images, batch):
-    loss, _ = options._outer_gradient(TaskNetwork(network, head_only=options.anil), Double(images), batch)
+    loss, *_ = options._outer_gradient(TaskNetwork(network, head_only=options.anil), Double(images), batch)
     return float(loss), {name: p.grad.clone() for name, p in network.named_parameters()}
 
 

@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from fewcore import DataError, Interrupted, Run, TaskBatch, child_seed, torch_generator
 from fewcore_meta import scratch
-from fewcore_meta.adaptation import AdaptedPredictor, mean_accuracy
+from fewcore_meta.adaptation import AdaptedPredictor
 from fewcore_meta.conv4 import Conv4
 from fewcore_meta.scratch import Scratch, ScratchModel
+from fewcore_meta.task_scores import mean_accuracy
 
 NET = Conv4(filters=4, n_blocks=2)
 

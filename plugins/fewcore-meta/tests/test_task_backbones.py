@@ -12,11 +12,12 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fewcore import DataError, Run
-from fewcore_meta.adaptation import TaskNetwork, mean_accuracy
+from fewcore_meta.adaptation import TaskNetwork
 from fewcore_meta.cactus_resnet import STEM, CactusResNet
 from fewcore_meta.fully_connected import FullyConnected
 from fewcore_meta.maml import Maml, MamlModel
 from fewcore_meta.protonets import ProtoNets
+from fewcore_meta.task_scores import mean_accuracy
 
 VARIANTS = {
     "batch": (FullyConnected((7, 5), initial="kaiming"), (6, 1, 1)),

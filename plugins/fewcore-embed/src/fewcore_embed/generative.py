@@ -37,12 +37,17 @@ class GenerativeEncoder:
     builds: ClassVar[type[CodeNetwork]]
 
     def __init__(self, network: CodeNetwork, sheet: Sheet) -> None:
-        self.network, self.sheet = network.eval(), sheet
+        self.codes, self.sheet = network.eval(), sheet
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, for stages that take it as their start."""
+        return self.codes
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return self.network.dim
+        return self.codes.dim
 
     def embed(self, images: ImageSet, run: Run) -> Array:
         """Return the codes, (n, e) float32.
@@ -51,8 +56,8 @@ class GenerativeEncoder:
             DataError: the images have another shape or range than those of the training, or hold NaN.
 
         """
-        self.network.kind.check(images, self.method)
-        network = self.network.to(run.device).eval()
+        self.codes.kind.check(images, self.method)
+        network = self.codes.to(run.device).eval()
 
         def codes(x: torch.Tensor) -> torch.Tensor:
             made: torch.Tensor = network(x)
@@ -67,13 +72,18 @@ class GenerativeEncoder:
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return weights and sheet as arrays, and what the network is built from."""
         pictures, told = self.sheet.to_arrays()
-        weights = {WEIGHTS + name: values for name, values in module_arrays(self.network).items()}
-        return {**weights, **pictures}, {**told, **self.network.kind.to_json(), "options": dict(self.network.options)}
+        weights = {WEIGHTS + name: values for name, values in module_arrays(self.codes).items()}
+        return {**weights, **pictures}, {**told, **self.codes.kind.to_json(), "options": dict(self.codes.options)}
+
+    @classmethod
+    def built(cls, kind: ImageKind, options: Meta, inputs: Mapping[str, Any]) -> CodeNetwork:
+        """Return the network, its weights still to be loaded, from the options that were saved."""
+        return cls.builds(kind, options)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> Self:
         """Build the encoder from `to_arrays`' result."""
-        network = cls.builds(ImageKind.from_json(meta), meta["options"])
+        network = cls.built(ImageKind.from_json(meta), meta["options"], inputs)
         weights = {name.removeprefix(WEIGHTS): values for name, values in arrays.items() if name.startswith(WEIGHTS)}
         load_module(network, weights)
         return cls(network, Sheet.from_arrays(arrays, meta))

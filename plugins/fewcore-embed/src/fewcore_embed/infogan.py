@@ -143,7 +143,7 @@ class InfoganEncoder(GenerativeEncoder):
 
     def assign(self, vectors: Array) -> Array:
         """Return the likeliest sort of each vector (n, k + s), (n,) integers from 0 to k - 1."""
-        return np.asarray(vectors[:, : self.network.n_categories].argmax(1))
+        return np.asarray(vectors[:, : self.codes.n_categories].argmax(1))
 
 
 def discriminator_step(

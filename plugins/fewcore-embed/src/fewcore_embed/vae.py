@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fewcore import Gather, ImageSet, Meta, Run, option
+from fewcore import Backbone, Gather, ImageSet, Meta, Run, option, torch_generator
 from fewcore_embed.generative import CodeNetwork, GenerativeEncoder
 from fewcore_embed.image_kind import ImageKind
 from fewcore_embed.layers import Conv2d, Conv3d, Dense, draw_weights
@@ -48,22 +49,25 @@ def shrunk(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
 
 
 class VaeNetwork(CodeNetwork):
-    """Images as `Gather` gives them, (n, c, h, w) or (n, c, d, h, w), to the means (n, dim) of their posteriors."""
+    """Images as `Gather` gives them, (n, c, h, w) or (n, c, d, h, w), to the means (n, dim) of their posteriors.
+
+    `trunk` is a backbone's network, whose features stand for those of the own convolutions; None where there is none.
+    """
 
     centre: torch.Tensor
     spread: torch.Tensor
 
-    def __init__(self, kind: ImageKind, options: Meta) -> None:
+    def __init__(self, kind: ImageKind, options: Meta, trunk: nn.Module | None = None) -> None:
         super().__init__(kind, options)
         self.dim, filters = options["dim"], options["filters"]
-        self.sizes = pyramid(kind.shape[1:])
+        self.sizes, self.trunk = pyramid(kind.shape[1:]), trunk
         n_dims, inputs = len(kind.shape) - 1, kind.shape[0]
         self.blocks = nn.ModuleList()
-        for scale in range(len(self.sizes)):
+        for scale in range(len(self.sizes) if trunk is None else 0):
             width = filters << scale
             self.blocks.append(nn.Sequential(*_conv(n_dims, inputs, width), *_conv(n_dims, width, width)))
             inputs = width
-        flat = inputs * math.prod(self.sizes[-1])
+        flat = inputs * math.prod(self.sizes[-1]) if trunk is None else n_features(trunk, kind.shape)
         self.mean, self.log_variance = Dense(flat, self.dim), Dense(flat, self.dim)
         self.register_buffer("centre", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
@@ -74,7 +78,7 @@ class VaeNetwork(CodeNetwork):
 
     def posterior(self, prepared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return means and logarithms of variances, each (n, dim), of prepared images."""
-        h = prepared
+        h = prepared if self.trunk is None else self.trunk(prepared)
         for scale, block in enumerate(self.blocks):
             h = block(shrunk(h, self.sizes[scale]) if scale else h)
         h = h.flatten(1)
@@ -83,6 +87,32 @@ class VaeNetwork(CodeNetwork):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (n, dim)."""
         return self.posterior(self.prepared(x))[0]
+
+
+def n_features(trunk: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return the number of features of a network for images of a shape."""
+    with torch.no_grad():
+        found: torch.Tensor = trunk.eval()(torch.zeros(1, *shape))
+    return int(found.flatten(1).shape[1])
+
+
+class Trunk(nn.Module):
+    """The part of a VAE that others start from: images, prepared as the VAE prepares them, to the backbone's features."""
+
+    centre: torch.Tensor
+    spread: torch.Tensor
+
+    def __init__(self, network: VaeNetwork) -> None:
+        super().__init__()
+        self.kind, self.trunk = network.kind, network.trunk
+        self.register_buffer("centre", network.centre)
+        self.register_buffer("spread", network.spread)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (n, e)."""
+        assert self.trunk is not None
+        features: torch.Tensor = self.trunk((self.kind.in_unit_range(x) - self.centre) / self.spread)
+        return features.flatten(1)
 
 
 class Decoder(nn.Module):
@@ -144,10 +174,24 @@ def losses_of(
 
 
 class VaeEncoder(GenerativeEncoder):
-    """Embeds images with the means of a VAE's posteriors; `network` maps images to (n, dim)."""
+    """Embeds images with the means of a VAE's posteriors; `network` maps images to (n, dim), or with a backbone to its
+    features (n, e).
+    """
 
     method = METHOD
     builds = VaeNetwork
+    codes: VaeNetwork
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, for stages that take it as their start: with a backbone the backbone's part alone."""
+        return self.codes if self.codes.trunk is None else Trunk(self.codes)
+
+    @classmethod
+    def built(cls, kind: ImageKind, options: Meta, inputs: Mapping[str, Any]) -> VaeNetwork:
+        """Return the network from the options that were saved, and the backbone where there was one."""
+        trunk = inputs["backbone"].build(kind.shape, 0, torch_generator(0)) if options["has_backbone"] else None
+        return VaeNetwork(kind, options, trunk)
 
 
 @dataclass(frozen=True)
@@ -157,7 +201,8 @@ class Vae:
     mean is the embedding. No label is read.
 
     At each scale two convolutions of 3 x 3, whose filters double where the image is halved, until no side is longer than
-    4; the decoder mirrors them. `bernoulli` takes pixels in [0, 1] as probabilities; `gaussian` takes pixels standardised
+    4; the decoder mirrors them. Where `from:` names a backbone, its network stands in the place of the encoder's
+    convolutions, and is what a learner gets that starts from the VAE; the decoder stays as it is. `bernoulli` takes pixels in [0, 1] as probabilities; `gaussian` takes pixels standardised
     by one mean and deviation of the training set. The report shows pictures with their reconstructions, and samples.
 
     Source: D. Kingma, M. Welling: Auto-Encoding Variational Bayes, ICLR 2014, arXiv:1312.6114; convolutions, initial weights
@@ -165,10 +210,10 @@ class Vae:
     Autoencoders via an Adversarial Regularizer, ICLR 2019, arXiv:1807.07543.
 
     Differs from the paper: the networks are those of Berthelot et al. without their first 1 x 1 convolution, with fully connected
-    layers to and from the codes; images of any size are halved with the odd pixel kept.
+    layers to and from the codes; images of any size, and volumes, are halved with the odd pixel kept.
 
     Raises:
-        DataError: volumes; images outside the range of their spec, or with NaN.
+        DataError: a side of one pixel; images outside the range of their spec, or with NaN.
         NumericalError: the loss is NaN or infinite.
 
     """
@@ -181,16 +226,19 @@ class Vae:
     batch_size: int = option(64, "images of a step", unit="images", low=1)
     learning_rate: float = option(1e-4, "Adam's learning rate", low=0)
 
-    def fit(self, images: ImageSet, run: Run) -> VaeEncoder:
+    def fit(self, images: ImageSet, run: Run, backbone: Backbone | None = None) -> VaeEncoder:
         """Train on the images and return the encoder; weights and codes are drawn from `run.generator`, the order of the
         images from `run.rng`.
         """
-        check_images(images, METHOD)
-        network = VaeNetwork(ImageKind.of(images, METHOD), {"dim": self.dim, "filters": self.filters})
+        check_images(images, METHOD, len(images.shape) - 1)
+        trunk = None if backbone is None else backbone.build(images.shape, 0, run.generator)
+        options = {"dim": self.dim, "filters": self.filters, "has_backbone": backbone is not None}
+        network = VaeNetwork(ImageKind.of(images, METHOD), options, trunk)
         decoder = Decoder(network)
-        for part in (network, decoder):
+        for part in (network.blocks, network.mean, network.log_variance, decoder):
             draw_weights(part, run.generator, GAIN)
-            part.to(run.device).train()
+        for whole in (network, decoder):
+            whole.to(run.device).train()
         gather = Gather(images, run.device)
         if self.likelihood == "gaussian":
             _standardise(network, gather, len(images))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fewcore import (
     Array,
@@ -29,7 +29,9 @@ from fewcore import (
     module_arrays,
     torch_generator,
 )
-from fewcore_meta.batch_norm import norm_layers
+from fewcore_meta.batch_norm import batch_statistics, norm_layers, own_statistics
+from fewcore_meta.checkpointed_step import CheckpointedStep
+from fewcore_meta.task_scores import task_loss
 
 Norm = Literal["transductive", "support", "running"]
 Parameters = dict[str, Tensor]
@@ -40,23 +42,6 @@ TRAINED_AT_ONCE = {"cpu": 250 * 28 * 28, "cuda": 20_000 * 28 * 28}
 """The same for a part of a meta-iteration, whose inner steps are all kept: what fits into a CPU's cache, or some GB."""
 MOMENTUM = 0.1
 """How fast running averages follow the statistics of a batch, as in PyTorch."""
-
-
-def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each task, summed over classes: k times the mean, (t,), as in CACTUs' code.
-
-    `logits` is (t, n, k), `labels` (t, n), -1 for what does not count.
-    """
-    each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1, reduction="none")
-    known = (labels >= 0).sum(1)
-    return logits.shape[-1] * each.view(labels.shape).sum(1) / known
-
-
-def task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of right queries of each task, (t,), among those whose label is not -1."""
-    known = labels >= 0
-    right = (logits.argmax(-1) == labels) & known
-    return right.sum(1) / known.sum(1)
 
 
 class TaskNetwork:
@@ -70,8 +55,9 @@ class TaskNetwork:
 
     def __init__(self, network: nn.Module, *, head_only: bool = False) -> None:
         self.network = network
+        self._norms = norm_layers(network)
         names = [name for name, _ in network.named_parameters()]
-        normed = {id(p) for layer in norm_layers(network) for p in layer.parameters(recurse=False)}
+        normed = {id(p) for layer in self._norms for p in layer.parameters(recurse=False)}
         kept = {name for name, p in network.named_parameters() if id(p) in normed}
         self.adapted = tuple(n for n in names if (n.startswith("head.") if head_only else n not in kept))
         if not self.adapted:
@@ -119,7 +105,13 @@ class TaskNetwork:
         for task, images in enumerate(x):
             own = {name: p[task] if p.dim() > shapes[name] else p for name, p in parameters.items()}
             marked = torch.ones(len(images), device=x.device) if counted is None else counted[task]
-            with _batch_statistics(self.network, None if running else marked, momentum / len(x)):
+            if running:
+                statistics: AbstractContextManager[None] = nullcontext()
+            elif counted is None and not momentum and all(isinstance(layer, _BatchNorm) for layer in self._norms):
+                statistics = own_statistics(self._norms)
+            else:
+                statistics = batch_statistics(self._norms, marked, momentum / len(x))
+            with statistics:
                 outputs.append(functional_call(self.network, own, (images,)))
         return torch.stack(outputs)[..., :n_way]
 
@@ -152,14 +144,24 @@ class TaskNetwork:
         steps: int,
         running: bool = False,
         second_order: bool = False,
+        checkpointing: bool = False,
     ) -> Parameters:
         """Return the parameters after full-batch gradient descent on each task's support set.
 
-        `second_order` keeps the graph through all steps; without it gradients are constants.
+        `second_order` keeps the graph through all steps; without it gradients are constants. With `checkpointing` only the
+        weights of each step are kept, and its graph is made again when it is needed.
         """
+
+        def step(before: Parameters, create_graph: bool) -> Parameters:
+            made = self.gradients(before, x, labels, n_way, running=running, create_graph=create_graph)
+            return {name: before[name] - inner_lr * gradient for name, gradient in made.items()}
+
         for _ in range(steps):
-            made = self.gradients(parameters, x, labels, n_way, running=running, create_graph=second_order)
-            parameters = parameters | {name: parameters[name] - inner_lr * g for name, g in made.items()}
+            if second_order and checkpointing:
+                after = CheckpointedStep.apply(step, tuple(parameters), *parameters.values())
+                parameters = parameters | dict(zip(self.adapted, after, strict=True))
+            else:
+                parameters = parameters | step(parameters, second_order)
         return parameters
 
     def query_logits(
@@ -209,38 +211,6 @@ class TaskNetwork:
         return np.asarray(logits.float().cpu().numpy() * batch.query_known[..., None])
 
 
-@contextmanager
-def _batch_statistics(network: nn.Module, marked: Tensor | None, momentum: float) -> Iterator[None]:
-    """Let batch norm take the statistics of the images that `marked` (n,) marks, as plain operations; None changes nothing.
-
-    With a `momentum`, running averages follow them.
-    """
-
-    def normalise(layer: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        x, axes = inputs[0], [0, *range(2, inputs[0].dim())]
-        assert marked is not None
-        share = marked.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
-        share = share / (share.sum() * x[0, 0].numel())
-        mean = (x * share).sum(axes, keepdim=True)
-        var = ((x - mean).square() * share).sum(axes, keepdim=True)
-        if momentum and layer.running_mean is not None:
-            with torch.no_grad():
-                layer.running_mean.lerp_(mean.detach().flatten(), momentum)
-                layer.running_var.lerp_(var.detach().flatten(), momentum)
-        y: Tensor = (x - mean) * (var + layer.eps).rsqrt()
-        shape = [1, -1, *[1] * (x.dim() - 2)]
-        if layer.weight is not None:
-            y = y * layer.weight.view(shape)
-        return y if layer.bias is None else y + layer.bias.view(shape)
-
-    hooks = [] if marked is None else [layer.register_forward_hook(normalise) for layer in norm_layers(network)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def known_queries(batch: TaskBatch, device: torch.device) -> Tensor | None:
     """Return 1 for each query that is an image and 0 for padding, (t, q); None where there is no padding."""
     if batch.query_known.all():
@@ -253,12 +223,6 @@ def parts_of(batch: TaskBatch, shape: tuple[int, ...], values_at_once: int) -> l
     per_task = (batch.support.shape[1] + batch.query.shape[1]) * int(np.prod(shape))
     size = max(1, values_at_once // per_task)
     return [batch.part(start, start + size) for start in range(0, len(batch), size)]
-
-
-def mean_accuracy(scores: Array, batch: TaskBatch) -> float:
-    """Return the share of right queries, averaged over tasks; `batch` holds the query labels, padding does not count."""
-    right = scores.argmax(-1) == batch.query_labels
-    return float(np.mean([r[k].mean() for r, k in zip(right, batch.query_known, strict=True)]))
 
 
 @torch.no_grad()

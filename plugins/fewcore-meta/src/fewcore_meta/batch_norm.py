@@ -1,8 +1,8 @@
-"""Where a network's batch norm takes its statistics when it is tested."""
+"""Where a network's batch norm takes its statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,3 +64,47 @@ def statistics_of_first(network: nn.Module, n_rows: int) -> Iterator[None]:
         with torch.no_grad():
             for buffer, values in zip(buffers, before, strict=True):
                 buffer.copy_(values)
+
+
+@contextmanager
+def own_statistics(layers: Sequence[Any]) -> Iterator[None]:
+    """Let torch's batch norm take the statistics of the batch, in its own fast code, and leave running averages alone."""
+    kept = [(layer.running_mean, layer.running_var) for layer in layers]
+    for layer in layers:
+        layer.running_mean = layer.running_var = None
+    try:
+        yield
+    finally:
+        for layer, (mean, variance) in zip(layers, kept, strict=True):
+            layer.running_mean, layer.running_var = mean, variance
+
+
+@contextmanager
+def batch_statistics(layers: Sequence[nn.Module], marked: torch.Tensor, momentum: float) -> Iterator[None]:
+    """Let batch norm take the statistics of the images that `marked` (n,) marks, as plain operations.
+
+    With a `momentum`, running averages follow them.
+    """
+
+    def normalise(layer: Any, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> torch.Tensor:
+        x, axes = inputs[0], [0, *range(2, inputs[0].dim())]
+        share = marked.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        share = share / (share.sum() * x[0, 0].numel())
+        mean = (x * share).sum(axes, keepdim=True)
+        var = ((x - mean).square() * share).sum(axes, keepdim=True)
+        if momentum and layer.running_mean is not None:
+            with torch.no_grad():
+                layer.running_mean.lerp_(mean.detach().flatten(), momentum)
+                layer.running_var.lerp_(var.detach().flatten(), momentum)
+        y: torch.Tensor = (x - mean) * (var + layer.eps).rsqrt()
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        if layer.weight is not None:
+            y = y * layer.weight.view(shape)
+        return y if layer.bias is None else y + layer.bias.view(shape)
+
+    hooks = [layer.register_forward_hook(normalise) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

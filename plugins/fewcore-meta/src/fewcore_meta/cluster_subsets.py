@@ -211,7 +211,7 @@ class ClusterSubsets:
     `curriculum` remembers, for each task, by how much its score changed since it was last trained on, and prefers tasks
     that change most, up or down: of each task one remembered change is drawn, and the largest is taken; tasks of which
     no change is known come first. `bandit` remembers the scores themselves. Both take some tasks at random.
-    The score is what the meta-learner reports after it has adapted: the queries' accuracy.
+    The score is what the meta-learner reports after it has adapted: `maml` the area under the ROC curve of the queries.
 
     Source: G. Maicas, C. Nguyen, F. Motlagh, J. C. Nascimento, G. Carneiro: Unsupervised Task Design to Meta-Train Medical
     Image Classifiers, ISBI 2020, arXiv:1907.07816; the orders: G. Maicas, A. P. Bradley, J. C. Nascimento, I. Reid,
@@ -219,7 +219,7 @@ class ClusterSubsets:
     T. Matiisen, A. Oliver, T. Cohen, J. Schulman: Teacher-Student Curriculum Learning, 2017, arXiv:1707.00183.
 
     Differs from the papers: they use all images of a task and name neither the length of the memory nor the share of
-    exploration; those of Matiisen et al. are taken. Accuracy stands in for the area under the curve.
+    exploration; those of Matiisen et al. are taken.
 
     Raises:
         DataError: there are more than 10 parts, no pair of them has enough images, or `exclude` names parts or a pair

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,16 +35,20 @@ from fewcore_meta.adaptation import (
     AdaptedPredictor,
     TaskNetwork,
     known_queries,
-    mean_accuracy,
     parts_of,
     predictor_from,
-    task_accuracy,
-    task_loss,
 )
+from fewcore_meta.task_history import draw_history
+from fewcore_meta.task_memory import bytes_of_image, estimated_bytes, say_memory
+from fewcore_meta.task_scores import mean_accuracy, task_accuracy, task_auc, task_loss
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MONITORED_TASKS = 100
 EARLIER = "snapshot."
 """What the names of arrays begin with that are weights at a snapshot."""
+HISTORY = "history"
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,12 @@ class Maml:
     iterations: int = option(30_000, "meta-iterations", paper="30,000; miniImageNet and CelebA 60,000", low=0)
     tasks_per_step: int = option(8, "tasks of a meta-iteration", paper="8", low=1)
     learning_rate: float = option(1e-3, "learning rate of Adam in the outer loop", paper="1e-3 (ImageNet 1e-4)", low=0)
-    first_order: bool = option(False, "take inner gradients for constants", paper="false")
+    first_order: bool | None = option(
+        None, "take inner gradients for constants; null: for volumes alone, where they fill the memory", paper="false"
+    )
+    checkpointing: bool = option(
+        False, "keep of an inner step its weights alone and compute it again: second order in less memory, more slowly"
+    )
     anil: bool = option(False, "adapt the head only", paper="false")
     norm: Literal["transductive", "support", "running"] = option(
         "transductive", "statistics of batch norm for queries", paper="transductive"
@@ -116,37 +126,66 @@ class Maml:
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         gather, cursor = Gather(images, run.device), tasks.start()
         model = MamlModel(self, network, images.shape, max_way)
+        if isinstance(tasks, Sized):
+            model.history = np.full((self.iterations, 2, self.tasks_per_step), np.nan, np.float32)
         state: dict[str, Any] = {"network": network, "optimiser": optimiser, "tasks": cursor, "earlier": model.earlier}
+        state["history"] = model.history
         for step in run.loop(self.iterations, **state):
             batch = cursor.draw(self.tasks_per_step)
-            loss, accuracy = self._outer_gradient(tasked, gather, batch)
+            if step == 0 and len(images.shape) == 4:
+                self._say_memory(tasked, images.shape, batch, run.device)
+            loss, accuracy, scores = self._outer_gradient(tasked, gather, batch)
             if self.clip:
                 torch.nn.utils.clip_grad_value_(network.parameters(), self.clip)
             optimiser.step()
             run.log(loss=loss, accuracy=accuracy.mean())
-            cursor.observe(batch, accuracy.cpu().numpy())
+            cursor.observe(batch, scores)
+            if len(model.history):
+                model.history[step] = batch.task, scores
             if validation is not None and validation_tasks is not None and self._validates(step):
                 run.log(validation_accuracy=_accuracy(model, validation_tasks, validation, run))
             if self.snapshot_every and (step + 1) % self.snapshot_every == 0 and step + 1 < self.iterations:
                 model.earlier.append(module_arrays(network))
         return model
 
+    def _is_first_order(self, shape: tuple[int, ...]) -> bool:
+        """Return whether inner gradients are constants for images of `shape`."""
+        return len(shape) == 4 if self.first_order is None else self.first_order
+
+    def _say_memory(self, tasked: TaskNetwork, shape: tuple[int, ...], batch: TaskBatch, device: torch.device) -> None:
+        """Log how much memory a meta-iteration on volumes will take, before it takes it."""
+        second = not self._is_first_order(shape)
+        part = parts_of(batch, shape, TRAINED_AT_ONCE[device.type])[0]
+        needed = estimated_bytes(
+            bytes_of_image(tasked, shape, batch.n_way, device),
+            batch.support.shape[1],
+            batch.query.shape[1],
+            self.inner_steps,
+            second_order=second,
+            checkpointing=self.checkpointing,
+        )
+        advice = "; checkpointing: true or first_order: true needs less" if second and not self.checkpointing else ""
+        say_memory(needed, len(part), advice)
+
     def _validates(self, step: int) -> bool:
         return self.validate_every > 0 and (step + 1) % self.validate_every == 0
 
     def _outer_gradient(
         self, tasked: TaskNetwork, gather: Gather, batch: TaskBatch
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Leave the outer gradient in the network; return the mean loss and the query accuracy of each task (t,)."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Array]:
+        """Leave the outer gradient in the network; return the mean loss, and of each task's queries the accuracy (t,) and
+        the score (t,) that the sampler observes: the area under the ROC curve of two classes, else the accuracy.
+        """
         tasked.network.zero_grad()
-        losses, accuracies = [], []
+        losses, accuracies, scores = [], [], []
         for part in parts_of(batch, gather.shape, TRAINED_AT_ONCE[gather.device.type]):
             logits, labels = self._query_logits(tasked, gather, part)
             loss = task_loss(logits, labels)
             (loss.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             accuracies.append(task_accuracy(logits.detach(), labels))
-        return torch.cat(losses).mean(), torch.cat(accuracies)
+            scores.append(task_auc(logits.detach(), labels) if batch.n_way == 2 else accuracies[-1])
+        return torch.cat(losses).mean(), torch.cat(accuracies), torch.cat(scores).cpu().numpy()
 
     def _query_logits(self, tasked: TaskNetwork, gather: Gather, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (t, q, n_way) after the inner loop, differentiable, and the labels of the queries."""
@@ -161,7 +200,8 @@ class Maml:
             batch.n_way,
             inner_lr=self.inner_lr,
             steps=self.inner_steps,
-            second_order=not self.first_order,
+            second_order=not self._is_first_order(gather.shape),
+            checkpointing=self.checkpointing,
         )
         momentum = MOMENTUM if self.norm == "running" else 0.0
         known = known_queries(batch, gather.device)
@@ -185,12 +225,14 @@ class MamlModel:
     """A meta-trained initialisation; it is adapted with gradient steps to each task.
 
     `max_way` is the greatest number of classes that a task may have, `network` the network with the initial weights,
-    `earlier` its weights at the snapshots.
+    `earlier` its weights at the snapshots. `history` (i, 2, t) holds of each iteration its tasks and their scores, where the
+    sampler has a fixed list of tasks; else it is empty.
     """
 
     def __init__(self, options: Maml, network: nn.Module, shape: tuple[int, ...], max_way: int) -> None:
         self.options, self.network, self.max_way = options, network, max_way
         self.earlier: list[Arrays] = []
+        self.history: Array = np.empty((0, 2, options.tasks_per_step), np.float32)
         self._shape = tuple(shape)
 
     @property
@@ -203,6 +245,13 @@ class MamlModel:
     def norm(self) -> str:
         """Where batch norm takes its statistics: `transductive`, `support` or `running`."""
         return self.options.norm
+
+    @property
+    def draw(self) -> Callable[[Axes], str]:
+        """What draws on axes which tasks were drawn and how their scores changed; there is none without a history."""
+        if not len(self.history):
+            raise AttributeError("draw: there is nothing to draw, since the sampler has no fixed list of tasks")
+        return partial(draw_history, self.history)
 
     def _check_way(self, n_way: int) -> None:
         if n_way > self.max_way:
@@ -251,7 +300,7 @@ class MamlModel:
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return weights and running statistics, now and at the snapshots, and the options."""
         earlier = {f"{EARLIER}{i}.{name}": v for i, arrays in enumerate(self.earlier) for name, v in arrays.items()}
-        return {**module_arrays(self.network), **earlier}, {
+        return {**module_arrays(self.network), **earlier, HISTORY: self.history}, {
             "options": asdict(self.options),
             "shape": list(self._shape),
             "max_way": self.max_way,
@@ -263,8 +312,9 @@ class MamlModel:
         """Build the model again; `inputs` holds the backbone."""
         shape = tuple(meta["shape"])
         network = inputs["backbone"].build(shape, meta["max_way"], torch_generator(0))
-        load_module(network, {name: values for name, values in arrays.items() if not name.startswith(EARLIER)})
-        model = cls(Maml(**meta["options"]), network, shape, meta["max_way"])
+        own = {n: v for n, v in arrays.items() if n != HISTORY and not n.startswith(EARLIER)}
+        model = cls(Maml(**meta["options"]), load_module(network, own), shape, meta["max_way"])
+        model.history = np.array(arrays[HISTORY])
         for begin in (f"{EARLIER}{i}." for i in range(meta["n_earlier"])):
             model.earlier.append({n.removeprefix(begin): v for n, v in arrays.items() if n.startswith(begin)})
         return model

@@ -24,15 +24,8 @@ from fewcore import (
     option,
     torch_generator,
 )
-from fewcore_meta.adaptation import (
-    VALUES_AT_ONCE,
-    AdaptedPredictor,
-    Parameters,
-    TaskNetwork,
-    mean_accuracy,
-    parts_of,
-    predictor_from,
-)
+from fewcore_meta.adaptation import VALUES_AT_ONCE, AdaptedPredictor, Parameters, TaskNetwork, parts_of, predictor_from
+from fewcore_meta.task_scores import mean_accuracy
 
 TUNED_ON = 100
 """Validation tasks of a way and shot on which a learning rate is judged, at most."""

@@ -1,0 +1,73 @@
+"""A figure of meta-training on a fixed list of tasks: which were drawn when, and how much better each had become."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fewcore import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_BINS = 30
+LARGEST_DOT = 60.0
+"""Points squared."""
+
+
+def rewards(history: Array) -> Array:
+    """Return by how much the score of each drawn task changed since it was drawn before, (i, t); NaN the first time.
+
+    `history` (i, 2, t) holds the tasks of each iteration and their scores. A score that is no number changes nothing.
+    """
+    last: dict[int, float] = {}
+    made = np.full(history[:, 0].shape, np.nan)
+    for place in np.ndindex(*made.shape):
+        task, score = int(history[place[0], 0, place[1]]), float(history[place[0], 1, place[1]])
+        if np.isfinite(score):
+            made[place] = score - last.get(task, np.nan)
+            last[task] = score
+    return made
+
+
+def binned(history: Array, n_bins: int) -> tuple[Array, Array]:
+    """Return how often each task was drawn in each of `n_bins` spans of iterations, and its mean reward there; (l, b) both.
+
+    The reward is NaN where none is known.
+    """
+    tasks = history[:, 0].astype(np.int64)
+    spans = np.repeat(np.arange(len(tasks)) * n_bins // len(tasks), tasks.shape[1])
+    place = tasks.ravel() * n_bins + spans
+    size = (int(tasks.max()) + 1) * n_bins
+    found = rewards(history).ravel()
+    known = np.isfinite(found)
+    draws = np.bincount(place, minlength=size)
+    total = np.bincount(place[known], found[known], minlength=size)
+    counted = np.bincount(place[known], minlength=size)
+    mean = np.divide(total, counted, out=np.full(size, np.nan), where=counted > 0)
+    return draws.reshape(-1, n_bins), mean.reshape(-1, n_bins)
+
+
+def draw_history(history: Array, axes: Axes) -> str:
+    """Draw a dot for each task and span of iterations, as large as it was drawn often there; return the caption."""
+    n_bins = min(MOST_BINS, len(history))
+    draws, mean = binned(history, n_bins)
+    task, span = np.nonzero(draws)
+    reward = mean[task, span]
+    known = np.isfinite(reward)
+    size = LARGEST_DOT * draws[task, span] / draws.max()
+    x = (span + 0.5) * len(history) / n_bins
+    limit = float(np.abs(reward[known]).max()) if known.any() else 0.0
+    axes.scatter(x[~known], task[~known], s=size[~known], facecolors="none", edgecolors="#888888", linewidths=0.6)
+    dots = axes.scatter(
+        x[known], task[known], s=size[known], c=reward[known], cmap="coolwarm_r", vmin=-limit or -1, vmax=limit or 1
+    )
+    assert axes.figure is not None
+    axes.figure.colorbar(dots, ax=axes, label="change of the score")
+    axes.set(xlabel="meta-iteration", ylabel="task")
+    return (
+        f"{history[:, 0].size:,} tasks drawn over {len(history):,} meta-iterations, of a list of {len(draws)}: the larger a "
+        "dot, the more often its task was drawn. Colour: how much the task's score on its queries had changed since it was "
+        "drawn before, a ring where it was drawn for the first time."
+    )
