@@ -202,9 +202,10 @@ def unfitted(square: Array, size: tuple[int, int], fit: Literal["pad", "crop", "
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     if fit == "pad":
         inner_width, inner_height = _inner(width, height, side)
-        left, top = float((side - inner_width) // 2), float((side - inner_height) // 2)
-        box = (left, top, left + inner_width, top + inner_height)
-        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+        across, down = (side - inner_width) // 2, (side - inner_height) // 2
+        # Cut out before it is resized: what was said of the padding has no say.
+        inner = image.crop((across, down, across + inner_width, down + inner_height))
+        return np.asarray(inner.resize((width, height), Image.Resampling.BILINEAR))
     shorter = min(width, height)
     left, top = (width - shorter) / 2, (height - shorter) / 2
     # The edges of the square may cut pixels of the file: those are out, unless nothing else is in.

@@ -16,6 +16,7 @@ from fewcore.image_files import Unusable, quiet_pillow
 from fewcore.new_images import Fitting, NewImages
 from fewcore.run import Run
 
+SERIES = (".dcm", ".ima")
 FORMATS = "PNG, JPEG or TIFF, or a format of a plugin (NIfTI and DICOM: pip install 'fewcore[medical]')"
 
 
@@ -23,19 +24,21 @@ FORMATS = "PNG, JPEG or TIFF, or a format of a plugin (NIfTI and DICOM: pip inst
 class NewFile:
     """A file, and its name in results: its path from the folder that was named.
 
-    `size` is its height and width in pixels, `n_slices` the number of images in it, once it was read.
+    `size` is its height and width in pixels, empty where masks cannot go back into it; `n_slices` the number of images
+    in it, once it was read. Where the data set reads volumes itself, a folder of DICOM slices is one file.
     """
 
     path: Path
     name: str
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, ...] = ()
     n_slices: int = 1
 
 
-def listed(said: Iterable[str | Path], skip: Path | None = None) -> list[NewFile]:
+def listed(said: Iterable[str | Path], skip: Path | None = None, *, series: bool = False) -> list[NewFile]:
     """Return the files that are meant: files as they are, and all images in folders, however deep, by their names.
 
-    In folders, names that begin with a dot, files of other formats and what lies in `skip` are passed over.
+    In folders, names that begin with a dot, files of other formats and what lies in `skip` are passed over. With `series`
+    a folder of DICOM files is one volume.
 
     Raises:
         DataError: what is missing, folders without images, and names that two files would have in results.
@@ -45,7 +48,7 @@ def listed(said: Iterable[str | Path], skip: Path | None = None) -> list[NewFile
     found: dict[str, NewFile] = {}
     places = [Path(place) for place in said]
     for place in places:
-        files = list(_images_in(place, skip)) if place.is_dir() else [NewFile(place, place.name)]
+        files = _images_in(place, skip, series) if place.is_dir() else [NewFile(place, place.name)]
         if place.is_dir() and not files:
             problems.append(Problem(str(place), "no images", FORMATS))
         elif not place.exists():
@@ -62,7 +65,7 @@ def listed(said: Iterable[str | Path], skip: Path | None = None) -> list[NewFile
     return list(found.values())
 
 
-def labelled_files(folder: Path) -> tuple[tuple[str, ...], list[NewFile], Array]:
+def labelled_files(folder: Path, *, series: bool = False) -> tuple[tuple[str, ...], list[NewFile], Array]:
     """Return the classes of a folder, which are its sub-folders, all images in them, and the class of each, (n,).
 
     Raises:
@@ -73,7 +76,7 @@ def labelled_files(folder: Path) -> tuple[tuple[str, ...], list[NewFile], Array]
         expected = "a folder with a sub-folder of images for each class"
         raise DataError(Problem(str(folder), "no such folder", expected, "type --labelled DIR"))
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    files = list(_images_in(folder, None))
+    files = _images_in(folder, None, series)
     problems = []
     if loose := [file.name for file in files if "/" not in file.name]:
         expected = "every image in the sub-folder of its class"
@@ -120,13 +123,22 @@ def _title(count: int) -> str:
     return "new files" if count > 1 else ""
 
 
-def _images_in(folder: Path, skip: Path | None) -> Iterator[NewFile]:
-    """Yield the images of a folder in the order of their names, without opening any."""
+def _images_in(folder: Path, skip: Path | None, series: bool) -> list[NewFile]:
+    """Return the images of a folder in the order of their names, without opening any."""
+    return sorted(_walked(folder, skip, series), key=lambda file: file.name)
+
+
+def _walked(folder: Path, skip: Path | None, series: bool) -> Iterator[NewFile]:
     passed = None if skip is None else skip.resolve()
     for place, folders, names in os.walk(folder):
         here = Path(place)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() != passed)
-        for name in sorted(names):
+        folders[:] = [n for n in folders if not n.startswith(".") and (here / n).resolve() != passed]
+        if series and any(name.lower().endswith(SERIES) and not name.startswith(".") for name in names):
+            inside = here.relative_to(folder).as_posix()
+            yield NewFile(here, folder.name if inside == "." else inside)
+            folders[:] = []
+            continue
+        for name in names:
             if not name.startswith(".") and readers.suffix_of(name):
                 path = here / name
                 yield NewFile(path, path.relative_to(folder).as_posix())

@@ -1,11 +1,14 @@
 """From new files to images like those that a model learnt from, and from what it says of them back to the files.
 
-The data set's `ImageSpec` says how: its `preparation` names the steps. What does not fit is refused with the difference.
+The data set's `ImageSpec` says how: its `preparation` names the steps. Where these are its own, its component may have a method
+`prepare(path)`, which returns one image of a new file, (c, h, w) or (c, d, h, w), and raises `DataError` where it cannot. What
+does not fit is refused with the difference.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,6 +17,7 @@ from PIL import Image, ImageOps
 
 from fewcore import image_files, readers
 from fewcore.contracts import Array, ImageSpec
+from fewcore.errors import DataError
 from fewcore.image_files import Preparation, Unusable
 
 STEPS = frozenset({"grey", "fit", "bits", "max_pixels", "window", "invert", "per_object", "margin"})
@@ -29,10 +33,13 @@ Fit = Literal["pad", "crop", "stretch"]
 
 @dataclass(frozen=True, eq=False)
 class NewImages:
-    """The images of one file, (m, c, h, w): one, or the slices of a volume; `size` is the height and width of the file."""
+    """The images of one file, (m, c, h, w) or (m, c, d, h, w): one, or the slices of a volume.
+
+    `size` is the height and width of the file, in which masks are written; empty where they cannot be.
+    """
 
     images: Array
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,18 @@ class Fitting:
     """How new files become images of `spec`, of `dtype`.
 
     `window` are the values of files of more than 8 bits that become black and white; None: those of the data set.
+    `prepare` is the data set's own way from a file to an image, where it has one.
     """
 
     spec: ImageSpec
     dtype: str
     window: Window | None = None
+    prepare: Callable[[Path], Any] | None = None
+
+    @property
+    def takes_series(self) -> bool:
+        """Whether a folder of DICOM slices is one image: the data set reads volumes itself."""
+        return self.prepare is not None
 
     @property
     def _foreign(self) -> list[str]:
@@ -68,6 +82,10 @@ class Fitting:
             Unusable: the file cannot be read, or does not fit; the text says what was found and what was expected.
 
         """
+        if self.prepare is not None:
+            return self._prepared(path, self.prepare)
+        if len(self.spec.size) == 3:
+            return self._volume(path)
         self._check_spec()
         made = []
         for image in self._opened(path):
@@ -77,9 +95,43 @@ class Fitting:
             made.append(self._scaled(image_files.fitted(image, self._how)))
         return NewImages(np.stack(made), size)
 
-    def restored(self, mask: Array, size: tuple[int, int]) -> Array:
-        """Return a mask (s, s) in [0, 1] as (h, w) uint8 of 0 and 1, in the size of its file."""
-        return (image_files.unfitted(mask, size, self._fit) >= INSIDE).astype(np.uint8)
+    def _prepared(self, path: Path, prepare: Callable[[Path], Any]) -> NewImages:
+        if self.window is not None:
+            raise Unusable("--window, and a data set that scales values itself; expected no --window")
+        try:
+            image = np.asarray(prepare(path))
+        except DataError as error:
+            said = [replace(problem, where="") for problem in error.problems]
+            raise Unusable("; ".join(map(str, said))) from error
+        wanted = (self.spec.channels, *self.spec.size)
+        if image.shape != wanted or str(image.dtype) != self.dtype:
+            raise Unusable(f"{image.dtype} {image.shape} from its data set; expected {self.dtype} {wanted}")
+        return NewImages(image[None], ())
+
+    def _volume(self, path: Path) -> NewImages:
+        """Return a volume as it is: of the size of the data set's, its values scaled."""
+        sides = " x ".join(map(str, self.spec.size))
+        if readers.is_plain(path.name):
+            raise Unusable(f"an image; expected a volume of {sides} voxels")
+        slices = readers.read_slices(path, path.name)
+        if slices.shape != self.spec.size or self.spec.channels != 1:
+            found = " x ".join(map(str, slices.shape))
+            raise Unusable(f"{found} voxels; expected {sides}, as the data set's volumes are")
+        made = np.stack([np.asarray(self._from_values(values, plain=False)) for values in slices])
+        return NewImages(self._scaled(made)[None, None], ())
+
+    def restored(self, mask: Array, size: tuple[int, ...]) -> Array:
+        """Return a mask (s, s) in [0, 1] as (h, w) uint8 of 0 and 1, in the size of its file.
+
+        Raises:
+            DataError: the data set cut the image out of the file by steps of its own.
+
+        """
+        if len(size) != 2:
+            raise DataError(
+                "masks: found images that their data set cut out of the files; expected images of whole files"
+            )
+        return (image_files.unfitted(mask, (size[0], size[1]), self._fit) >= INSIDE).astype(np.uint8)
 
     def _check_spec(self) -> None:
         """Refuse what new files can never become."""

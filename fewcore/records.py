@@ -24,6 +24,7 @@ FILE = "models.json"
 FORMAT = 1
 MODEL_KINDS = {"learner": "predict", "meta_learner": "adapt"}
 """Kinds of models, and the command that uses a model of each."""
+RECIPES = ("recipe", "vectors", "data")
 NEVER_KEPT = ("task_sampler", "partitioner")
 """What models are made from, and do without afterwards."""
 
@@ -59,8 +60,8 @@ class Recipe:
 class ModelRecord:
     """A model of a run: its stage, the axis values of its cell, its recipe, and what its images are like.
 
-    `vectors` is the embedder whose vectors stand in for images. `spec` and `dtype` are those of the images, `data` the
-    component that read them. `classes` are the names that scores count; `structures` those of each target of masks.
+    `vectors` is the embedder whose vectors stand in for images. `spec` and `dtype` are those of the images; `data` the
+    component that read them, where it has steps of its own for new files, without them None. `classes` are the names that scores count; `structures` those of each target of masks.
     `labelled` counts the images of each class to which the model was adapted, and `adapted` is the result's key.
     """
 
@@ -68,7 +69,7 @@ class ModelRecord:
     conditions: Mapping[str, Any]
     recipe: Recipe
     vectors: Recipe | None
-    data: str
+    data: Recipe | None
     spec: ImageSpec
     dtype: str
     classes: tuple[str, ...]
@@ -90,7 +91,7 @@ class ModelRecord:
 
     def to_json(self) -> Meta:
         """Return the record as JSON."""
-        made = {"recipe": self.recipe.to_json(), "vectors": self.vectors and self.vectors.to_json()}
+        made = {name: value and value.to_json() for name, value in vars(self).items() if name in RECIPES}
         names = {"classes": list(self.classes), "structures": {k: list(v) for k, v in self.structures.items()}}
         plain = {"conditions": dict(self.conditions), "labelled": dict(self.labelled), "spec": self.spec.to_json()}
         return {**vars(self), **made, **names, **plain}
@@ -99,8 +100,7 @@ class ModelRecord:
     def from_json(cls, said: Mapping[str, Any]) -> ModelRecord:
         """Build a record from `to_json`'s result."""
         made = {
-            "recipe": Recipe.from_json(said["recipe"]),
-            "vectors": Recipe.from_json(said["vectors"]) if said["vectors"] else None,
+            **{name: said[name] and Recipe.from_json(said[name]) for name in RECIPES},
             "spec": ImageSpec.from_json(said["spec"]),
             "classes": tuple(said["classes"]),
             "structures": {name: tuple(names) for name, names in said["structures"].items()},
@@ -136,7 +136,7 @@ def _record(session: Session, node: Node) -> ModelRecord:
         {**node.cell.matrix, **node.cell.select, **node.cell.repeat},
         _recipe(session, node),
         None if vectors is None else _recipe(session, vectors),
-        data.stage.offer.name,
+        _recipe(session, data) if hasattr(data.stage.component, "prepare") else None,
         images.spec,
         str(images.images.dtype),
         images.class_names,

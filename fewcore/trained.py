@@ -91,15 +91,17 @@ class TrainedModel:
 
         """
         self._check_use("predict")
-        found = listed([files] if isinstance(files, str | Path) else list(files), Path(skip) if skip else None)
+        fitting = self._fitting(window)
+        said = [files] if isinstance(files, str | Path) else list(files)
+        found = listed(said, Path(skip) if skip else None, series=fitting.takes_series)
         run = self._run("predict", 0)
-        images, read = self._images(found, window, run)
+        images, read = self._images(found, fitting, run)
         results = Results(self.folder, self.record.store)
         model, offer = self._predictor(results)
         with blame(self.record.title, offer):
             made: Predictions = model.predict(self._as_seen(images, results, run), run)
         self._check(made, images)
-        return FilePredictions.of(read, made, self.record, self._fitting(window))
+        return FilePredictions.of(read, made, self.record, fitting)
 
     def adapt(
         self, folder: PathLike, n_shot: int | None = None, seed: int = 0, window: Window | None = None
@@ -115,9 +117,10 @@ class TrainedModel:
         """
         self._check_use("adapt")
         run = self._run("adapt", seed)
-        names, found, labels = labelled_files(Path(folder))
+        fitting = self._fitting(window)
+        names, found, labels = labelled_files(Path(folder), series=fitting.takes_series)
         rows = _drawn(labels, names, n_shot, seed, Path(folder))
-        images, _ = self._images([found[row] for row in rows], window, run, one_each=True)
+        images, _ = self._images([found[row] for row in rows], fitting, run, one_each=True)
         results = Results(self.folder, self.record.store)
         model, offer = built(self.record.recipe, results)
         support = replace(images, targets={"class": Target("class", labels[rows], names)}, target="class")
@@ -157,13 +160,14 @@ class TrainedModel:
     # ---- images
 
     def _fitting(self, window: Window | None) -> Fitting:
-        return Fitting(self.record.spec, self.record.dtype, window)
+        prepare = component_of(self.record.data)[1].prepare if self.record.data is not None else None
+        return Fitting(self.record.spec, self.record.dtype, window, prepare)
 
     def _images(
-        self, files: list[NewFile], window: Window | None, run: Run, *, one_each: bool = False
+        self, files: list[NewFile], fitting: Fitting, run: Run, *, one_each: bool = False
     ) -> tuple[ImageSet, list[NewFile]]:
         """Return the images of files as a set without targets, and the files with what was found out of them."""
-        images, read = read_all(files, self._fitting(window), run, one_each=one_each)
+        images, read = read_all(files, fitting, run, one_each=one_each)
         n = len(images)
         return ImageSet(images, np.arange(n), np.arange(n), self.record.spec), read
 

@@ -96,6 +96,15 @@ class Ipmn:
             raise DataError(*problems, title="ipmn")
         return self._image_set(np.stack(images)[:, None], np.array(spacings), rows)
 
+    def prepare(self, path: Path) -> Array:
+        """Return the cut of a new volume, (1, size, size) or (1, size, size, size) uint8: of the whole, as no region is known.
+
+        Raises:
+            DataError: it is no volume that can be used.
+
+        """
+        return self._prepared(LabelRow(path, 0, "", None, path.name))[0][None]
+
     def _folder(self) -> Path:
         if self.path:
             folder = Path(self.path).expanduser()

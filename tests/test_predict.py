@@ -1,0 +1,361 @@
+"""`fewcore adapt` and `fewcore predict`, and the same from Python: runs on small images, then new files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fewcore
+from fewcore import DataError, NumericalError, PipelineError, PluginError, pipeline
+from fewcore.cli import main
+from fewcore.plugins import load_registry
+from fewcore.records import read_models, write_models
+from fewcore.runner import Runner
+from fewcore.session import Session
+from fewcore.store import Store
+
+PIPELINE = """
+fewcore: 1
+name: patterns
+target: class
+stages:
+  data:      {dataset: folder, path: images, grey: true, image_size: 8, fit: stretch}
+  parts:     {partitioner: labels}
+  tasks:     {task_sampler: episodes, n_way: 2, n_query: 2}
+  test:      {task_sampler: episodes, split: test, n_way: 2, n_query: 1, n_tasks: 5}
+  net:       {backbone: fully-connected}
+  protonets: {meta_learner: protonets, iterations: 3}
+  pixels:    {embedder: pixels}
+  knn:       {meta_learner: knn}
+  score:     {evaluator: few-shot}
+"""
+
+
+PATTERNS = {
+    "left": lambda y, x: x < 0.5,
+    "right": lambda y, x: x >= 0.5,
+    "top": lambda y, x: y < 0.5,
+    "bottom": lambda y, x: y >= 0.5,
+    "core": lambda y, x: (abs(y - 0.5) < 0.3) & (abs(x - 0.5) < 0.3),
+    "ring": lambda y, x: (abs(y - 0.5) >= 0.3) | (abs(x - 0.5) >= 0.3),
+}
+
+
+def draw(folder: Path, *classes: str, seed: int = 0, n: int = 8) -> Path:
+    """Noisy images of any size, a folder a class, bright where the class's pattern says so."""
+    rng = np.random.default_rng(seed)
+    for name in classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            h, w = rng.integers(8, 20, 2)
+            bright = PATTERNS[name]((np.arange(h)[:, None] + 0.5) / h, (np.arange(w)[None] + 0.5) / w)
+            pixels = 60 + 120 * bright + rng.normal(0, 8, (h, w))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{name}{i}.png")
+    return folder
+
+
+def run(home: Path, text: str, name: str = "run") -> Path:
+    """Run a pipeline as `fewcore run` does, less the report."""
+    (home / "pipeline.yaml").write_text(text)
+    session = Session(Store(), torch.device("cpu"))
+    result = Runner(pipeline.load(home / "pipeline.yaml", load_registry()), session).run()
+    assert not result.failures, result.failures
+    (home / name).mkdir()
+    write_models(session, result.models, home / name)
+    (home / name / "pipeline.yaml").write_text(text)
+    return home / name
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory):
+    """A folder with a finished run, whose images are then taken away, and the store, which must not change."""
+    home = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWCORE_CACHE", str(home / "cache"))
+        patch.chdir(home)
+        draw(home / "images", "left", "right", "top", "bottom")
+        run(home, PIPELINE)
+        shutil.rmtree(home / "images")
+        draw(home / "labelled", "core", "ring", seed=1, n=4)
+        draw(home / "new", "core", "ring", seed=2, n=3)
+        yield home
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A function that runs a command in a folder and returns exit code, stdout and stderr."""
+
+    def call(*arguments: object, cwd: Path) -> tuple[int, str, str]:
+        monkeypatch.chdir(cwd)
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refusal(kind: type[fewcore.FewcoreError], action) -> str:
+    with pytest.raises(kind) as caught:
+        action()
+    return str(caught.value)
+
+
+def broken(place: Path, tmp_path: Path, change) -> Path:
+    """A copy of the run whose records were changed."""
+    folder = tmp_path / "broken"
+    shutil.copytree(place / "run", folder)
+    said = json.loads((folder / "models.json").read_text())
+    change(said)
+    (folder / "models.json").write_text(json.dumps(said))
+    return folder
+
+
+# ---- from the command line
+
+
+def test_a_run_is_adapted_and_the_model_predicts_where_neither_run_nor_store_is(place, tmp_path, command, monkeypatch):
+    model = ("--labelled", "labelled", "--shots", 2, "--stage", "knn", "--out", tmp_path / "m")
+    code, said, told = command("adapt", "run", *model, cwd=place)
+    assert (code, said) == (0, f"model: {tmp_path / 'm'}, knn adapted to core (2), ring (2)\n"), told
+    monkeypatch.setenv("FEWCORE_CACHE", str(tmp_path / "empty"))
+    predict = ("predict", "m", place / "new", "--out", "out")
+    code, said, told = command(*predict, cwd=tmp_path)
+    assert (code, said) == (0, f"predictions: {tmp_path / 'out' / 'predictions.csv'}, 6 files\n"), told
+    found = rows(tmp_path / "out")
+    assert [row["file"] for row in found] == [f"{c}/{c}{i}.png" for c in ("core", "ring") for i in range(3)]
+    assert [row["class"] for row in found] == ["core"] * 3 + ["ring"] * 3
+    for row in found:
+        scores = {name: float(row[f"score {name}"]) for name in ("core", "ring")}
+        assert max(scores, key=scores.__getitem__) == row["class"]
+    code, _, told = command(*predict, cwd=tmp_path)
+    assert code == 3
+    assert told.startswith("out/predictions.csv: there already; expected new files (type --overwrite")
+    assert command(*predict, "--overwrite", cwd=tmp_path)[0] == 0
+    assert rows(tmp_path / "out") == found
+    assert {path.suffix for path in (tmp_path / "m").rglob("*") if path.is_file()} == {".json", ".npy"}
+
+
+def test_a_run_with_several_models_asks_which_and_exits_2(place, command):
+    code, _, told = command("adapt", "run", "--labelled", "labelled", "--out", "never", cwd=place)
+    assert (code, told) == (2, "run: 2 models: protonets; knn; expected one of them (type --stage protonets)\n")
+    assert not (place / "never").exists()
+
+
+def test_a_window_the_wrong_way_round_and_a_cell_without_a_value_are_refused(place, command):
+    said = ("predict", "run", "new", "--out", "never")
+    assert command(*said, "--window", 5, 1, cwd=place)[::2] == (2, "--window: 5 1; expected a low and a higher value\n")
+    told = "--cell: 'seed'; expected PATH=VALUE, such as seed=0\n"
+    assert command(*said, "--cell", "seed", cwd=place)[::2] == (2, told)
+
+
+@pytest.mark.parametrize("name", ["adapt", "predict"])
+def test_help_of_the_commands_imports_no_torch(place, name):
+    code = f"import sys, fewcore.cli\ntry: fewcore.cli.main(['{name}', '--help'])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'PIL' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--stage" in done.stdout
+
+
+# ---- from Python
+
+
+@pytest.mark.parametrize("stage", ["knn", "protonets"])
+def test_three_lines_of_python(place, stage):
+    model = fewcore.load_model(place / "run", stage).adapt(place / "labelled")
+    found = model.predict(place / "new")
+    assert found.predicted == ["core"] * 3 + ["ring"] * 3
+    assert model.classes == found.classes == ("core", "ring")
+    assert found.scores.shape == (6, 2)
+
+
+@pytest.mark.parametrize("stage", ["knn", "protonets"])
+def test_a_saved_model_says_the_same_as_before(place, tmp_path, monkeypatch, stage):
+    model = fewcore.load_model(place / "run", stage, device="cpu").adapt(place / "labelled", 3, seed=5)
+    before = model.predict(place / "new").scores
+    model.save(tmp_path / "model")
+    monkeypatch.setenv("FEWCORE_CACHE", str(tmp_path / "empty"))
+    loaded = fewcore.load_model(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(loaded.predict([place / "new"]).scores, before)
+    assert loaded.record.labelled == {"core": 3, "ring": 3}
+
+
+def test_shots_are_drawn_from_the_seed(place):
+    model = fewcore.load_model(place / "run", "knn")
+    scores = [model.adapt(place / "labelled", 1, seed).predict(place / "new").scores for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+
+
+# ---- what is refused
+
+
+def test_a_few_shot_model_that_is_not_adapted_says_what_to_type(place):
+    model = fewcore.load_model(place / "run", "knn")
+    assert model.classes == ()
+    assert refusal(PipelineError, lambda: model.predict(place / "new")) == (
+        f"{place / 'run'}: knn, a few-shot model, which needs labelled images first; expected one that knows its classes"
+        f" (type fewcore adapt {place / 'run'} --labelled DIR --out MODEL, then fewcore predict MODEL)"
+    )
+
+
+def test_an_adapted_model_is_not_adapted_again(place, tmp_path):
+    model = fewcore.load_model(place / "run", "knn").adapt(place / "labelled")
+    assert "knn, which has learnt its own classes" in refusal(PipelineError, lambda: model.adapt(place / "labelled"))
+    unadapted = fewcore.load_model(place / "run", "knn")
+    assert "a model that was not adapted" in refusal(DataError, lambda: unadapted.save(tmp_path / "x"))
+
+
+def test_too_few_images_of_a_class(place):
+    model = fewcore.load_model(place / "run", "knn")
+    assert refusal(DataError, lambda: model.adapt(place / "labelled", 5)).splitlines()[1:] == [
+        "  - core: 4 images; expected at least 5 (--shots)",
+        "  - ring: 4 images; expected at least 5 (--shots)",
+    ]
+
+
+def test_a_model_never_takes_the_place_of_something_else(place, tmp_path):
+    model = fewcore.load_model(place / "run", "knn").adapt(place / "labelled")
+    for folder in (place / "run", place / "new"):
+        text = refusal(DataError, lambda folder=folder: model.save(folder, overwrite=True))
+        assert text == f"{folder}: something else there; expected a new folder for the model (type --out FOLDER)"
+    (tmp_path / "empty").mkdir()
+    model.save(tmp_path / "empty")
+    assert "type --overwrite to write in its place" in refusal(DataError, lambda: model.save(tmp_path / "empty"))
+    model.save(tmp_path / "empty", overwrite=True)
+
+
+def test_every_bad_file_is_named_and_nothing_is_written(place, tmp_path):
+    shutil.copytree(place / "new", tmp_path / "new")
+    (tmp_path / "new" / "bad.png").write_bytes(b"")
+    Image.fromarray(np.full((9, 9), 5000, np.uint16)).save(tmp_path / "new" / "deep.png")
+    model = fewcore.load_model(place / "run", "knn").adapt(place / "labelled")
+    text = refusal(DataError, lambda: model.predict([tmp_path / "new"]))
+    assert text.splitlines() == [
+        "2 of 8 files cannot be used, and none was: 2 problems",
+        f"  - {tmp_path / 'new' / 'bad.png'}: an empty file; expected an image",
+        f"  - {tmp_path / 'new' / 'deep.png'}: values from 5000 to 5000; expected 0 to 255, as in the data set, or the values"
+        " that become black and white (--window LOW HIGH)",
+    ]
+
+
+def test_a_cache_that_was_cleaned_says_what_to_type(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWCORE_CACHE", str(tmp_path / "cleaned"))
+    model = fewcore.load_model(place / "run", "knn")
+    assert refusal(DataError, lambda: model.adapt(place / "labelled")) == (
+        f"{place / 'run'}: no result of knn in {tmp_path / 'cleaned'}: it was cleaned, or lies elsewhere; expected the results"
+        f" that the run kept (the run kept it in {place / 'cache'}: set FEWCORE_CACHE to that folder; or type fewcore run"
+        f" {place / 'run' / 'pipeline.yaml'} --out {place / 'run'} to compute it again)"
+    )
+
+
+def test_a_folder_without_models_says_what_to_type(place, tmp_path):
+    assert refusal(DataError, lambda: fewcore.load_model(tmp_path / "gone")) == (
+        f"{tmp_path / 'gone'}: no such folder; expected a folder of fewcore run or of fewcore adapt"
+    )
+    assert refusal(DataError, lambda: fewcore.load_model(tmp_path)).startswith(f"{tmp_path}: no models.json; expected")
+    (tmp_path / "pipeline.yaml").write_text("")
+    assert f"(type fewcore run {tmp_path / 'pipeline.yaml'} --out {tmp_path}" in refusal(
+        DataError, lambda: fewcore.load_model(tmp_path)
+    )
+
+
+def test_an_unknown_stage_or_cell_is_refused_with_what_there_is(place):
+    assert refusal(PipelineError, lambda: fewcore.load_model(place / "run", "protonet")) == (
+        f"{place / 'run'}: no model 'protonet'; expected one of knn, protonets (did you mean 'protonets'?)"
+    )
+    assert refusal(PipelineError, lambda: fewcore.load_model(place / "run", "knn", {"seed": 3})) == (
+        f"{place / 'run'}: no model of the cell seed=3; expected one of knn"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (lambda said: said.update(format=99), DataError, r"format 99; expected format 1 \(update fewcore\)"),
+        (lambda said: said.update(models=[{}]), DataError, r"no readable records of models \(KeyError\)"),
+        (
+            lambda said: said["models"][1]["recipe"].update(key="../../etc"),
+            DataError,
+            "'../../etc', which is no key of a result",
+        ),
+        (
+            lambda said: said["models"][1]["recipe"].update(component="fewcore-gone:gone"),
+            PluginError,
+            "no meta-learner named 'fewcore-gone:gone'",
+        ),
+        (
+            lambda said: said["models"][1]["recipe"].update(options={"colour": 1}),
+            PluginError,
+            r"knn .*with options of .*colour: unknown option",
+        ),
+    ],
+)
+def test_records_that_were_changed_are_refused(place, tmp_path, change, kind, message):
+    folder = broken(place, tmp_path, change)
+    with pytest.raises(kind, match=f"(?s){message}"):
+        fewcore.load_model(folder, "knn").adapt(place / "labelled")
+
+
+def test_a_damaged_model_is_refused(place, tmp_path):
+    fewcore.load_model(place / "run", "knn").adapt(place / "labelled").save(tmp_path / "model")
+    for path in (tmp_path / "model" / "results").rglob("0.npy"):
+        path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    model = fewcore.load_model(tmp_path / "model")
+    assert "no result of knn, or a damaged one" in refusal(DataError, lambda: model.predict(place / "new"))
+
+
+def test_predictions_that_are_no_numbers_are_refused(place):
+    model = fewcore.load_model(place / "run", "knn").adapt(place / "labelled")
+    predictor, entry = model._adapted
+
+    class Odd:
+        def predict(self, images, run):
+            made = predictor.predict(images, run)
+            made.scores[0, 0] = np.nan
+            return made
+
+    model._adapted = (Odd(), entry)
+    assert refusal(NumericalError, lambda: model.predict(place / "new")) == (
+        "knn: 'scores' holds NaN or infinity; expected finite numbers"
+    )
+
+
+# ---- several models of one stage
+
+
+def test_cells_are_chosen_by_their_values(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    draw(place / "images", "left", "right", "top", "bottom")
+    text = PIPELINE + "repeat: {seed: [0, 1]}\nmatrix: {stages.protonets.iterations: [2, 3]}\n"
+    try:
+        folder = run(tmp_path, text)
+    finally:
+        shutil.rmtree(place / "images")
+    titles = {record.title for record in read_models(folder)}
+    assert titles == {
+        *(f"protonets (stages.protonets.iterations={i}, seed={s})" for i in (2, 3) for s in (0, 1)),
+        "knn",
+    }, "what does not depend on an axis is one model"
+    text = refusal(PipelineError, lambda: fewcore.load_model(folder, "protonets"))
+    assert text.endswith("(type --cell stages.protonets.iterations=2 --cell seed=0)")
+    said = {"stages.protonets.iterations": 3, "seed": "1"}
+    assert fewcore.load_model(folder, "protonets", said).record.conditions == {**said, "seed": 1}
