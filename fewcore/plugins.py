@@ -43,7 +43,8 @@ KNOWN = {
         "cluster": "hyperplanes kmeans",
         "embed": "acai alexnet bigan c3d c3d-tuned deepcluster gist infogan pca-whiten pixels timm vae vgg whiten",
         "graphmtl": "constant graph-mtl lasso ridge trace-norm-mtl",
-        "medical": "chest densenet ipmn jsrt lidc monai montgomery phantom-breast phantom-chest segmentation shape shenzhen",
+        "medical": "breast-mri chest densenet ipmn jsrt lidc monai montgomery phantom-breast phantom-chest segmentation "
+        "shape shenzhen",
         "meta": "attribute-tasks cactus-resnet celeba cluster-matching cluster-subsets conv4 fine-tune fully-connected "
         "imagenet knn linear maml mil mini-imagenet mlp mnist multi-task nearest-neighbour omniglot protoclr protonets "
         "scratch",

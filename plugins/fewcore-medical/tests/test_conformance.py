@@ -3,6 +3,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from breasts_made import write_breasts
 from chest_layouts import write_chest, write_jsrt, write_montgomery, write_shenzhen
 from pylidc_database import Database
 
@@ -37,6 +38,7 @@ def small_ipmn(folder: Path) -> dict[str, Any]:
 
 
 OPTIONS = {
+    "breast-mri": write_breasts,
     "chest": write_chest,
     "ipmn": small_ipmn,
     "jsrt": write_jsrt,

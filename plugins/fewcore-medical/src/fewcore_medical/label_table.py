@@ -50,8 +50,8 @@ def read_table(table: Path, folder: Path, classes: tuple[str, ...]) -> list[Labe
         where = f"{table.name} line {line}"
         try:
             entry = _entry(row, folder, classes, where)
-        except _WrongRow as error:
-            problems.append(error.problem)
+        except WrongCell as error:
+            problems.append(error.at(where))
             continue
         if entry.path in seen:
             problems.append(Problem(where, f"the file of {seen[entry.path]} again", "each file once"))
@@ -65,69 +65,96 @@ def read_table(table: Path, folder: Path, classes: tuple[str, ...]) -> list[Labe
     return made
 
 
-class _WrongRow(Exception):
-    def __init__(self, where: str, found: str, expected: str) -> None:
+class WrongCell(Exception):
+    """What was found in a line of a table, and what was expected."""
+
+    def __init__(self, found: str, expected: str) -> None:
         super().__init__(found)
-        self.problem = Problem(where, found, expected)
+        self.found, self.expected = found, expected
+
+    def at(self, where: str) -> Problem:
+        """Return the problem that says where it was."""
+        return Problem(where, self.found, self.expected)
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the lines of the table with their numbers; empty ones are passed over."""
+def table_rows(table: Path, needed: tuple[str, ...], advice: str) -> list[tuple[int, dict[str, str]]]:
+    """Return the lines of a CSV table with their numbers; empty ones are passed over. Values lack outer spaces.
+
+    A line with more values than columns has them under "". `advice` says what was expected.
+
+    Raises:
+        DataError: no table, one that is too large, no text in UTF-8, no CSV, no rows, or columns of `needed` that lack.
+
+    """
     try:
         if table.stat().st_size > MAX_BYTES:
-            raise DataError(Problem(str(table), f"more than {MAX_BYTES:,} bytes", ADVICE))
+            raise DataError(Problem(str(table), f"more than {MAX_BYTES:,} bytes", advice))
         text = table.read_bytes().decode("utf-8-sig")
     except OSError as error:
         found = f"no table that can be read ({type(error).__name__})"
-        raise DataError(Problem(str(table), found, ADVICE)) from error
+        raise DataError(Problem(str(table), found, advice)) from error
     except UnicodeDecodeError as error:
-        raise DataError(Problem(str(table), "no text in UTF-8", ADVICE, "save it as UTF-8")) from error
+        raise DataError(Problem(str(table), "no text in UTF-8", advice, "save it as UTF-8")) from error
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval="")
     try:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise DataError(Problem(str(table), f"line {reader.line_num + 1} that is no CSV", ADVICE)) from error
-    names = reader.fieldnames or ()
-    lacking = [name for name in NEEDED if name not in names]
+        raise DataError(Problem(str(table), f"line {reader.line_num + 1} that is no CSV", advice)) from error
+    lacking = [name for name in needed if name not in (reader.fieldnames or ())]
     if lacking:
-        raise DataError(Problem(str(table), f"no column {', '.join(lacking)}", ADVICE))
-    if 0 < len([name for name in BOX if name in names]) < len(BOX):
-        raise DataError(Problem(str(table), "some columns of a region", f"all of {', '.join(BOX)}, or none"))
+        raise DataError(Problem(str(table), f"no column {', '.join(lacking)}", advice))
     if not rows:
-        raise DataError(Problem(str(table), "no rows", ADVICE))
-    return rows
+        raise DataError(Problem(str(table), "no rows", advice))
+    return [(line, {name: v.strip() if name else "more" for name, v in row.items()}) for line, row in rows]
 
 
-def _entry(row: dict[str, str], folder: Path, classes: tuple[str, ...], where: str) -> LabelRow:
-    if "" in row:
-        raise _WrongRow(where, "more values than columns", "as many")
-    said = {name: value.strip() for name, value in row.items()}
-    label = said["label"].lower()
-    numbers = {name: i for i, name in enumerate(classes)} | {str(i): i for i in range(len(classes))}
-    if label not in numbers:
-        raise _WrongRow(where, "an unknown label", f"one of {', '.join(classes)}")
-    if not said["patient"]:
-        raise _WrongRow(where, "no patient", "a name or number that is the same for all volumes of a patient")
+def path_inside(folder: Path, said: str) -> Path:
+    """Return the file or folder of a cell, which lies in `folder`.
+
+    Raises:
+        WrongCell: there is none, or it lies elsewhere.
+
+    """
     try:
-        path = (folder / said["file"]).resolve()
-        here = bool(said["file"]) and path.exists()
+        path = (folder / said).resolve()
+        here = bool(said) and path.exists()
     except (OSError, ValueError):
         here = False
     if not here:
-        raise _WrongRow(where, "a file that is not there", f"a file or folder in {folder}")
+        raise WrongCell("a file that is not there", f"a file or folder in {folder}")
     if not path.is_relative_to(folder.resolve()):
-        raise _WrongRow(where, "a file that lies elsewhere", f"a file or folder in {folder}")
-    return LabelRow(path, numbers[label], said["patient"], _box(said, where), where)
+        raise WrongCell("a file that lies elsewhere", f"a file or folder in {folder}")
+    return path
 
 
-def _box(said: dict[str, str], where: str) -> Array | None:
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    rows = table_rows(table, NEEDED, ADVICE)
+    if 0 < len([name for name in BOX if name in rows[0][1]]) < len(BOX):
+        raise DataError(Problem(str(table), "some columns of a region", f"all of {', '.join(BOX)}, or none"))
+    return rows
+
+
+def _entry(said: dict[str, str], folder: Path, classes: tuple[str, ...], where: str) -> LabelRow:
+    if "" in said:
+        raise WrongCell("more values than columns", "as many")
+    label = said["label"].lower()
+    numbers = {name: i for i, name in enumerate(classes)} | {str(i): i for i in range(len(classes))}
+    if label not in numbers:
+        raise WrongCell("an unknown label", f"one of {', '.join(classes)}")
+    if not said["patient"]:
+        raise WrongCell("no patient", "a name or number that is the same for all volumes of a patient")
+    path = path_inside(folder, said["file"])
+    return LabelRow(path, numbers[label], said["patient"], _box(said), where)
+
+
+def _box(said: dict[str, str]) -> Array | None:
     values = [said.get(name, "") for name in BOX]
     if not any(values):
         return None
     try:
         box = np.array([int(value) for value in values], dtype=np.int64).reshape(3, 2)
     except (ValueError, OverflowError) as error:
-        raise _WrongRow(where, "a region that is not six whole numbers", ", ".join(BOX)) from error
+        raise WrongCell("a region that is not six whole numbers", ", ".join(BOX)) from error
     if (box[:, 0] < 0).any() or (box[:, 1] <= box[:, 0]).any():
-        raise _WrongRow(where, "a region with nothing in it", "x0 < x1, y0 < y1, z0 < z1, counted from 0")
+        raise WrongCell("a region with nothing in it", "x0 < x1, y0 < y1, z0 < z1, counted from 0")
     return box

@@ -39,6 +39,12 @@ def fewcore_datasets() -> list[Component]:
             "arXiv:1801.03230",
         ),
         Component(
+            "breast-mri",
+            "fewcore_medical.breast_mri:BreastMri",
+            "your own breast MRI, subtraction volumes cut into right and left breasts, with a table of findings",
+            "arXiv:1907.07816",
+        ),
+        Component(
             "montgomery",
             "fewcore_medical.montgomery:Montgomery",
             "138 chest radiographs, normal or with tuberculosis, with masks of the lungs",

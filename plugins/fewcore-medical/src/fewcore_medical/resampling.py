@@ -45,9 +45,23 @@ def resampled(values: Array, places: tuple[Array, ...], cube: Cube, size: int, s
 
     `outside` is the value where there are no samples.
     """
+    axes = len(places)
+    return resized(values, places, cube.low, (cube.side,) * axes, (size,) * axes, spacing, outside)
+
+
+def resized(
+    values: Array,
+    places: tuple[Array, ...],
+    low: tuple[float, ...],
+    sides: tuple[float, ...],
+    sizes: tuple[int, ...],
+    spacing: float,
+    outside: float,
+) -> Array:
+    """Return `values` as `resampled` does, in a box of any `sides` (mm) from `low` on, as `sizes` voxels."""
     weights = []
     for axis, along in enumerate(places):
-        every = axis_weights(along, cube.low[axis], cube.side, size, spacing)
+        every = axis_weights(along, low[axis], sides[axis], sizes[axis], spacing)
         used = np.flatnonzero(every.any(0))
         first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
         # The rest of a whole scan is never touched.
