@@ -1,9 +1,12 @@
 """The classification evaluator: each metric against scikit-learn or a closed form, intervals, folds, seeds, pairs."""
 
 import math
+from dataclasses import replace
 
+import matplotlib.figure
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as reference
 
 from fewcore import (
@@ -22,6 +25,8 @@ from fewcore import (
     share_interval,
 )
 from fewcore.builtin.classification import Classification
+from fewcore.builtin.error_ttest import error_ttest
+from fewcore.builtin.shown_cases import shown
 
 N = 120
 TRUTH = (np.random.default_rng(5).random(N) < 0.4).astype(int)
@@ -281,3 +286,73 @@ def test_order_of_outcomes_and_seed_of_the_run_decide_little():
     one, other = evaluate(a, b), evaluate(b, a)
     rows = {(r.stage, r.metric): r.ci95 for r in one.rows}
     assert rows == {(r.stage, r.metric): r.ci95 for r in other.rows}
+
+
+def test_the_published_t_test_is_reproduced_and_flagged():
+    """The paper's claims: p <= 0.001 against 0.85 and less, p > 0.05 between 0.89 and 0.90, with 38 of 118 positive."""
+
+    def p_of(first, second):
+        errors = (round(hanley_mcneil(first, 38, 80), 2), round(hanley_mcneil(second, 38, 80), 2))
+        return error_ttest("a - b", (first, second), errors, 118, {}).p  # errors as they are printed
+
+    assert p_of(0.89, 0.90) == pytest.approx(0.056, abs=0.001)
+    assert p_of(0.88, 0.85) == pytest.approx(3e-8, rel=0.5)
+    # The formula of the unpaired test, with the errors in the place of deviations.
+    a, b = 0.88, 0.84
+    s = [hanley_mcneil(area, 38, 80) for area in (a, b)]
+    t = (a - b) / math.sqrt((s[0] ** 2 + s[1] ** 2) / 118)
+    found = error_ttest("a - b", (a, b), (s[0], s[1]), 118, {})
+    assert found.statistic == pytest.approx(t)
+    assert found.p == pytest.approx(2 * stats.t.sf(t, 234))
+    assert math.isnan(error_ttest("a - b", (1.0, 0.8), (0.0, 0.1), 20, {}).p)
+
+
+def test_the_published_t_test_is_an_option_and_enters_no_correction():
+    models = [outcome("net", 1.2), outcome("other", 0.4)]
+    plain, more = evaluate(*models, metrics=("auc",)), evaluate(*models, metrics=("auc",), paper_ttest=True)
+    assert not plain.tests
+    assert more.comparisons == plain.comparisons
+    (test,) = more.tests
+    assert (test.about, test.metric) == ("net − other", "auc")
+    assert "far too small" in test.note
+    assert math.isnan(test.p_holm)
+    assert test.p < plain.comparisons[0].p
+    assert test.effect == pytest.approx(plain.comparisons[0].difference)
+
+
+def test_right_and_wrong_cases_of_the_best_model_are_shown():
+    rng = np.random.default_rng(0)
+    volumes = rng.integers(0, 100, (N, 1, 5, 8, 6), dtype=np.uint8)
+    volumes[:, :, 3, 2:5, 2:5] = 255
+    finding = Target("class", TRUTH * 2 + (1 - TRUTH) * (np.arange(N) % 2), ("none", "benign", "malignant"))
+    models = []
+    for stage, skill in (("weak", 0.1), ("strong", 1.5)):
+        one = outcome(stage, skill, images=volumes)
+        models.append(replace(one, truth={**one.truth, "finding": finding}))
+    (figure,) = evaluate(*models, metrics=("auc",), examples=2).figures
+    assert figure.title == "Cases of strong, right and wrong, drawn by lot"
+    assert "brightest slice" in figure.alt
+    for part in (
+        "benign, right: benign 0.",
+        "benign, wrong: malignant 0.",
+        "malignant, wrong: benign 0.",
+        "finding none",
+    ):
+        assert part in figure.alt
+    axes = matplotlib.figure.Figure().add_subplot()
+    figure.draw(axes)
+    canvas = axes.images[0].get_array()
+    assert canvas.shape == (4 * (8 + 3), 2 * (6 + 3), 4)
+    np.testing.assert_array_equal(shown(volumes[7])[2:5, 2:5], 255)
+    assert not evaluate(*models, metrics=("auc",), examples=0).figures
+    assert not evaluate(outcome(), metrics=("auc",)).figures  # there are no images
+
+
+def test_pictures_are_thinned_out_and_keep_their_colours():
+    assert shown(np.zeros((3, 200, 300), np.uint8)).shape == (50, 75, 3)
+    coloured = np.stack([np.full((4, 4), v, np.uint8) for v in (0, 100, 200)])
+    assert (np.diff(shown(coloured)[0, 0].astype(int)) > 0).all()
+
+
+def test_the_row_of_the_majority_stands_where_accuracy_is_asked_for():
+    assert not [row for row in evaluate(outcome(), metrics=("auc",)).rows if row.stage == "majority"]

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from scipy.special import softmax
 
 from fewcore import (
     Array,
     Comparison,
-    DataError,
     Estimate,
+    Figure,
     MetricReport,
     MetricRow,
     Outcome,
     PairedTest,
     Run,
+    StatisticalTest,
     bootstrap_comparison,
     delong,
     group_bootstrap,
@@ -32,115 +34,15 @@ from fewcore import (
     paired_comparison,
     paired_delong,
     share_interval,
-    weighted_auc,
 )
 from fewcore.builtin.accuracy_boxes import accuracy_figures
+from fewcore.builtin.error_ttest import error_ttest
+from fewcore.builtin.judged_classes import BINARY, Case, Metric, Model, is_usable, model_of, value_of
+from fewcore.builtin.shown_cases import Judged, case_figures
 
-Metric = Literal["accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1"]
-BINARY = ("sensitivity", "specificity")
 SHARES = ("accuracy", *BINARY)
 COMPARED = ("accuracy", "auc")
 MAJORITY = "majority"
-
-
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """The images of one seed whose class is known, of all folds or of one: scores (n, k), truth (n,), ids, groups."""
-
-    scores: Array
-    truth: Array
-    ids: Array
-    groups: Array
-    names: tuple[str, ...]
-
-    @property
-    def right(self) -> Array:
-        """Whether the highest score is that of the true class; of equal scores the first class counts."""
-        return np.asarray(self.scores.argmax(1) == self.truth)
-
-    @property
-    def binary(self) -> bool:
-        """Whether there are two classes; the second is the positive one."""
-        return len(self.names) == 2
-
-    @property
-    def margin(self) -> Array:
-        """How much likelier the positive class is, (n,); of two classes."""
-        return np.asarray(self.scores[:, 1] - self.scores[:, 0])
-
-    def judged(self, metric: Metric) -> Array:
-        """Return which images a metric is about, (n,) bool."""
-        return self.truth == (metric == "sensitivity") if metric in BINARY else np.ones(len(self.truth), bool)
-
-    def statistics(self, metric: Metric) -> dict[str, grouping.Statistic]:
-        """Return the statistic of a metric under the name of its row; F1 has one for each class."""
-        n, k, truth, right = len(self.truth), len(self.names), self.truth, self.right
-        if metric == "accuracy":
-            return {metric: grouping.ratio(right, np.ones(n))}
-        if metric in BINARY:
-            chosen = self.judged(metric)
-            return {metric: grouping.ratio(right & chosen, chosen)} if self.binary else {}
-        if metric == "balanced_accuracy":
-            return {
-                metric: grouping.mean_of([grouping.ratio(right & (truth == c), truth == c) for c in np.unique(truth)])
-            }
-        if metric == "f1":
-            said = self.scores.argmax(1)
-            twice = [2.0 * (right & (truth == c)) for c in range(k)]
-            both = [(said == c).astype(float) + (truth == c) for c in range(k)]
-            return {f"f1_{name}": grouping.ratio(twice[c], both[c]) for c, name in enumerate(self.names)}
-        if self.binary:
-            return {metric: weighted_auc(self.margin, truth == 1)}
-        return {metric: grouping.mean_of([weighted_auc(self.scores[:, c], truth == c) for c in np.unique(truth)])}
-
-
-def _value(statistic: grouping.Statistic, n: int) -> float:
-    return float(statistic(np.ones((1, n)))[0])
-
-
-def _case(outcome: Outcome) -> _Case:
-    target, scores = outcome.truth[outcome.target], np.asarray(outcome.predictions.scores, np.float64)
-    if scores.ndim != 2 or scores.shape[1] != len(target.names):
-        expected = f"(n, {len(target.names)}), a column for each class of '{outcome.target}'"
-        raise DataError(f"{outcome.stage}: found scores {scores.shape}; expected {expected}")
-    known = target.values >= 0
-    if np.isnan(scores[known]).any():
-        raise DataError(f"{outcome.stage}: found NaN among the scores of images; expected numbers")
-    return _Case(scores[known], target.values[known], outcome.ids[known], outcome.groups[known], target.names)
-
-
-def _usable(outcome: Outcome) -> bool:
-    target = outcome.truth.get(outcome.target)
-    is_class = target is not None and target.kind == "class" and bool(target.known.any())
-    return is_class and outcome.predictions.scores is not None and outcome.query_labels is None
-
-
-@dataclass(frozen=True, eq=False)
-class _Model:
-    """A subject and its cases: one for each seed with the images of all folds, and one for each seed and fold."""
-
-    subject: grouping.Subject
-    cases: tuple[_Case, ...]
-    folds: tuple[tuple[_Case, ...], ...]
-
-    @property
-    def averaged(self) -> bool:
-        """Whether all seeds have the same images, so that they can be averaged and compared."""
-        first = self.cases[0]
-        same = all(np.array_equal(case.ids, first.ids) for case in self.cases)
-        return same and len({len(folds) for folds in self.folds}) == 1
-
-    def by_fold(self, metric: Metric, name: str, which: int | None) -> Array:
-        """Return a metric of each fold, (folds,): of one seed, or the mean over all."""
-        seeds = self.folds if which is None else self.folds[which : which + 1]
-        found = [[_value(case.statistics(metric)[name], len(case.truth)) for case in folds] for folds in seeds]
-        return np.asarray(np.mean(found, axis=0))
-
-
-def _model(subject: grouping.Subject) -> _Model:
-    cases = tuple(_case(grouping.pooled(outcomes)) for _, outcomes in subject.series)
-    folds = tuple(tuple(_case(o) for o in outcomes if _usable(o)) for _, outcomes in subject.series)
-    return _Model(subject, cases, folds)
 
 
 @dataclass(frozen=True)
@@ -159,7 +61,8 @@ class Classification:
 
     Paired tests on the same images: McNemar's exact test for accuracy and DeLong's for the AUC; the paired bootstrap of
     groups where groups hold several images, where seeds are averaged (accuracy), and for more than two classes (AUC).
-    Holm's correction spans all comparisons. The row `majority` is the share of the commonest class among the very
+    Holm's correction spans all comparisons. `paper_ttest` adds, uncorrected, the t-test of a paper, which takes the standard
+    error for the deviation of single images; the report says so beside it. The row `majority` is the share of the commonest class among the very
     images that are judged: no constant prediction can be right more often.
 
     Source: J. A. Hanley, B. J. McNeil, Radiology 143, 1982, doi:10.1148/radiology.143.1.7063747; E. R. DeLong et al.,
@@ -175,11 +78,17 @@ class Classification:
     errors: Literal["bootstrap", "delong", "hanley-mcneil"] = option(
         "bootstrap", "interval of the AUC of two classes", paper="hanley-mcneil"
     )
+    paper_ttest: bool = option(
+        False,
+        "compare the AUC of two classes by the t-test of arXiv:1907.07816 too, which is far too sure",
+        paper="true",
+    )
+    examples: int = option(3, "cases of each class, right and wrong, that are shown of the best model; 0: none", low=0)
 
     def evaluate(self, outcomes: tuple[Outcome, ...], run: Run) -> MetricReport:
         """Return rows, comparisons, ROC curves of two classes, and in `arrays` what each image got right."""
         seed = int(run.rng.integers(2**63))
-        models = [_model(subject) for subject in grouping.subjects_of(o for o in outcomes if _usable(o))]
+        models = [model_of(subject) for subject in grouping.subjects_of(o for o in outcomes if is_usable(o))]
         rows: list[MetricRow] = []
         arrays: dict[str, Array] = {}
         curves: dict[str, Mapping[str, Any]] = {}
@@ -194,13 +103,32 @@ class Classification:
                     curves[f"roc of {grouping.label(made[0])}"] = _roc(case)
             if len(model.cases) > 1 and model.averaged:
                 rows += self._rows(model, None, seed)
-        rows += _majorities(models)
-        left_out = grouping.left_out((o for o in outcomes if not _usable(o)), (o for o in outcomes if _usable(o)))
+        rows += _majorities(models) if "accuracy" in self.metrics else ()
+        left_out = grouping.left_out((o for o in outcomes if not is_usable(o)), (o for o in outcomes if is_usable(o)))
         judged = ((model.subject, [(case.right, case.groups) for case in model.cases]) for model in models)
         figures = accuracy_figures(judged, seed) if "accuracy" in self.metrics else ()
-        return MetricReport(tuple(rows), self._compared(models, seed), arrays, left_out, curves, figures=figures)
+        figures += self._examples(models, rows, seed)
+        pairs, tests = self._compared(models, seed)
+        return MetricReport(tuple(rows), pairs, arrays, left_out, curves, tests, figures)
 
-    def _rows(self, model: _Model, which: int | None, seed: int) -> Iterator[MetricRow]:
+    def _examples(self, models: list[Model], rows: list[MetricRow], seed: int) -> tuple[Figure, ...]:
+        """Return the figure of cases of the model whose value of the first metric is best on the test rows, of one seed."""
+        first = {id(model): math.nan for model in models}
+        for model in models:
+            case = model.cases[0]
+            if model.subject.first.split == "test" and len(case.truth) and case.statistics(self.metrics[0]):
+                found = [value_of(s, len(case.truth)) for s in case.statistics(self.metrics[0]).values()]
+                first[id(model)] = float(np.mean(found))
+        best = max((m for m in models if not math.isnan(first[id(m)])), key=lambda m: first[id(m)], default=None)
+        if best is None:
+            return ()
+        case, outcome = best.cases[0], grouping.pooled(best.subject.series[0][1])
+        said = case.scores.argmax(1)
+        chances = case.scores if _are_chances(case.scores) else softmax(case.scores, axis=1)
+        judged = Judged(outcome, case.ids, case.truth, said, chances.max(1), case.names)
+        return case_figures(judged, self.examples, seed)
+
+    def _rows(self, model: Model, which: int | None, seed: int) -> Iterator[MetricRow]:
         cases = model.cases if which is None else model.cases[which : which + 1]
         by_fold = self.over == "fold" and model.subject.has_folds
         for metric in self.metrics:
@@ -210,12 +138,12 @@ class Classification:
                 else:
                     found, note = self._estimate(metric, name, cases, seed)
                 if which is None:
-                    values = [_value(case.statistics(metric)[name], len(case.truth)) for case in cases]
+                    values = [value_of(case.statistics(metric)[name], len(case.truth)) for case in cases]
                     note = f"{note}; {grouping.between(np.array(values))}"
                 n = found.n if by_fold else int(cases[0].judged(metric).sum())
                 yield model.subject.row(name, found, n, which=which, note=note)
 
-    def _estimate(self, metric: Metric, name: str, cases: tuple[_Case, ...], seed: int) -> tuple[Estimate, str]:
+    def _estimate(self, metric: Metric, name: str, cases: tuple[Case, ...], seed: int) -> tuple[Estimate, str]:
         """Return a metric of one seed, or its mean over several, with its interval and what that is."""
         first, n = cases[0], len(cases[0].truth)
         if metric == "auc" and first.binary and self.errors != "bootstrap":
@@ -234,9 +162,11 @@ class Classification:
         note = "bootstrap of images" if grouping.parted(first.groups) else "bootstrap of groups"
         return group_bootstrap(statistic, first.groups, numpy_generator(seed)), note
 
-    def _compared(self, models: list[_Model], seed: int) -> tuple[Comparison, ...]:
+    def _compared(self, models: list[Model], seed: int) -> tuple[tuple[Comparison, ...], tuple[StatisticalTest, ...]]:
+        """Return the paired comparisons, and of the areas the tests as published, where they are wanted."""
         by_subject = {id(model.subject): model for model in models if model.averaged}
-        made = []
+        made: list[Comparison] = []
+        published: list[StatisticalTest] = []
         for a, b, conditions in grouping.pairs_of(model.subject for model in by_subject.values()):
             first, second = by_subject[id(a)], by_subject[id(b)]
             ours, theirs = first.cases[0], second.cases[0]
@@ -246,9 +176,11 @@ class Classification:
                 if metric in self.metrics:
                     test = self._test(metric, first, second, seed)
                     made.append(grouping.comparison(metric, a, b, test, conditions))
-        return grouping.corrected(made)
+            if self.paper_ttest and "auc" in self.metrics and ours.binary:
+                published.append(_as_published(first, second, conditions))
+        return grouping.corrected(made), tuple(published)
 
-    def _test(self, metric: Metric, first: _Model, second: _Model, seed: int) -> PairedTest:
+    def _test(self, metric: Metric, first: Model, second: Model, seed: int) -> PairedTest:
         """Return the paired test of two models on the same images."""
         case = first.cases[0]
         if self.over == "fold" and first.subject.has_folds and len(first.folds[0]) == len(second.folds[0]):
@@ -265,7 +197,23 @@ class Classification:
         return bootstrap_comparison(lambda w: ours(w) - theirs(w), case.groups, numpy_generator(seed))
 
 
-def _majorities(models: list[_Model]) -> Iterator[MetricRow]:
+def _as_published(first: Model, second: Model, conditions: Mapping[str, Any]) -> StatisticalTest:
+    """Return the paper's t-test of two models' mean areas, with the errors of Hanley and McNeil."""
+    case = first.cases[0]
+    positives, n = int((case.truth == 1).sum()), len(case.truth)
+    areas = [
+        float(np.mean([value_of(c.statistics("auc")["auc"], n) for c in model.cases])) for model in (first, second)
+    ]
+    errors = [hanley_mcneil(area, positives, n - positives) for area in areas]
+    about = f"{first.subject.name} − {second.subject.name}"
+    return error_ttest(about, (areas[0], areas[1]), (errors[0], errors[1]), n, conditions)
+
+
+def _are_chances(scores: Array) -> bool:
+    return bool((scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3))
+
+
+def _majorities(models: list[Model]) -> Iterator[MetricRow]:
     """Yield the share of the commonest class, once for each set of images."""
     done = set()
     for model in models:
@@ -278,7 +226,7 @@ def _majorities(models: list[_Model]) -> Iterator[MetricRow]:
             yield MetricRow("accuracy", found.value, found.ci95, len(case.truth), MAJORITY, MAJORITY, split, note=note)
 
 
-def _roc(case: _Case) -> dict[str, Any]:
+def _roc(case: Case) -> dict[str, Any]:
     """Return a ROC curve, ready to be drawn."""
     # Imported here: a pipeline without two classes need not wait for scikit-learn.
     from sklearn.metrics import roc_curve
