@@ -10,6 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pydicom
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
@@ -57,7 +58,7 @@ def write_nifti_mask(mask: Array, source: Path, target: Path) -> None:
         values = mask.astype(np.uint8).transpose(2, 1, 0).reshape(image.shape)
         nibabel.save(type(image)(values, image.affine, header), target)
 
-    _told(write, (*BROKEN, HeaderDataError))
+    _told(write, (*BROKEN, HeaderDataError, ImageFileError))
 
 
 def write_dicom_mask(mask: Array, source: Path, target: Path) -> None:
