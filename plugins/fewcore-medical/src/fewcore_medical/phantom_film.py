@@ -32,8 +32,8 @@ EXPOSURE: Mapping[str, tuple[float, float]] = {
     "noise": (0.010, 0.050),
     "mottle": (0.01, 0.04),
     "border": (-0.25, 0.10),  # width of what the collimator leaves black, where above 0
-    "nodule": (0.22, 0.45),
-    "infiltrate": (0.25, 0.55),
+    "nodule": (0.55, 1.10),
+    "infiltrate": (0.60, 1.40),
     "cloud": (0.7, 1.5),  # how patchy infiltrates are
 }
 """Range of each number of a film's exposure."""
