@@ -2,7 +2,7 @@ from fewcore.testing import conformance
 
 TINY = {"width": 2, "levels": 2, "epochs": 1, "batch_size": 36}
 WITH_MASKS = {**TINY, "mask": "masks"}
-SEMI = {**WITH_MASKS, "unlabelled": "all"}
+SEMI = {**WITH_MASKS, "unlabelled": "all", "choose": "each"}
 OPTIONS = {
     "s4mtl": SEMI,
     "s2mtl": SEMI,

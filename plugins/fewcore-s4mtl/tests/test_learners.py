@@ -166,8 +166,35 @@ def test_the_first_best_epoch_is_kept_and_patience_ends_training():
         ended += [choice.ends(3 * epoch + step) for step in range(3)]
     # Epochs 2 (six of eight right), then 3 and 4, no better: two epochs of patience.
     assert ended == [False] * 11 + [True]
-    assert choice.state["score"] == 0.75
-    assert float(choice.best().look.detach()) == 1
+    assert choice.state["mean"]["score"] == 0.75
+    assert float(choice.best()[0].look.detach()) == 1
+
+
+@pytest.mark.parametrize("learner", [S4mtl, S2mtl, UMtl])
+def test_masks_and_classes_may_each_have_their_own_epoch(learner, monkeypatch):
+    dices, accuracies = iter([0.9, 0.2, 0.3]), iter([0.1, 0.5, 0.9])
+    weights = []
+
+    def looked(choice):
+        weights.append({name: value.detach().clone() for name, value in choice.model.state_dict().items()})
+        return {"dice": next(dices), "accuracy": next(accuracies)}
+
+    monkeypatch.setattr(Choice, "_metrics", looked)
+    test = discs(8, seed=2)
+    said = {**QUICK, "epochs": 3, "choose": "each"}
+    made = learner(**said).learn(discs(known=some()), discs(8, seed=1), Run(0))
+    for name, value in made.model.state_dict().items():
+        assert torch.equal(value, weights[2][name])
+    for name, value in made.for_masks.state_dict().items():
+        assert torch.equal(value, weights[0][name])
+    predicted = made.predict(blind(test), Run())
+    x = scaled(torch.from_numpy(test.images) / 255, test)
+    with torch.no_grad():
+        np.testing.assert_array_equal(predicted.masks, made.for_masks(x).masks.numpy())
+        np.testing.assert_array_equal(predicted.scores, made.model(x).scores.numpy())
+    again = type(made).from_arrays(*made.to_arrays(), {}).predict(blind(test), Run())
+    np.testing.assert_array_equal(again.masks, predicted.masks)
+    np.testing.assert_array_equal(again.scores, predicted.scores)
 
 
 def test_validation_counts_what_is_known_of_it():

@@ -18,6 +18,7 @@ from fewcore_s4mtl.predictor import MasksAndClasses
 from fewcore_s4mtl.terms import Batch, Objective, discriminator_terms, generated, generator_terms, total
 from fewcore_s4mtl.training import (
     Choice,
+    ChooseBy,
     Course,
     Passes,
     Precision,
@@ -44,6 +45,7 @@ class Settings:
     epochs: int
     patience: int
     precision: Precision
+    choose: ChooseBy = "mean"
 
 
 class Updates:
@@ -141,7 +143,7 @@ def train(
     schedule = Schedule(objective.annealing, course.steps_per_epoch, course.epochs, known.n_classes, len(images))
     batches = Batches(objective, images, known, pool, settings.batch_size, run)
     updates = Updates(objective, model, settings, run.device)
-    choice = Choice(model, validation, truth, course, run)
+    choice = Choice(model, validation, truth, course, run, settings.choose)
     state = {"generator_adam": updates.generator, "discriminator_adam": updates.discriminator, "choice": choice.state}
     for step in run.loop(course.steps, name="train", model=model, **state):
         updates.rates(step // course.steps_per_epoch)
@@ -150,7 +152,7 @@ def train(
         run.log(**said)
         if choice.ends(step):
             break
-    return MasksAndClasses(architecture, choice.best(), images.shape)
+    return MasksAndClasses(architecture, *choice.best(), images.shape)
 
 
 def _for_data(objective: Objective, images: ImageSet, known: Labelled, who: str) -> Objective:

@@ -14,14 +14,21 @@ from fewcore_s4mtl.models import Architecture, bare
 from fewcore_s4mtl.pixels import check_finite, scaled
 
 PREDICT_BATCH = 32
+FOR_MASKS = "for_masks."
 
 
 class MasksAndClasses:
-    """A trained model. `shape` is that of the images that it learnt from, (c, h, w)."""
+    """A trained model. `shape` is that of the images that it learnt from, (c, h, w).
 
-    def __init__(self, architecture: Architecture, model: nn.Module, shape: tuple[int, ...]) -> None:
+    Where `for_masks` is given, a model of the same architecture with other weights, it makes the masks and `model` the classes.
+    """
+
+    def __init__(
+        self, architecture: Architecture, model: nn.Module, for_masks: nn.Module | None, shape: tuple[int, ...]
+    ) -> None:
         self.architecture = architecture
         self.model = model
+        self.for_masks = for_masks
         self.shape = shape
 
     @torch.no_grad()
@@ -35,13 +42,14 @@ class MasksAndClasses:
         if images.shape != self.shape:
             raise DataError(f"predict: found images {images.shape}; expected {self.shape}, as in training")
         check_finite(images, "predict")
-        model = self.model.to(run.device).eval()
+        models = [one.to(run.device).eval() for one in (self.model, self.for_masks) if one is not None]
         gather = Gather(images, run.device)
         parts: dict[str, list[Array]] = {"masks": [], "scores": []}
         for start in run.track(range(0, len(images), PREDICT_BATCH), name="predict"):
             rows = np.arange(start, min(start + PREDICT_BATCH, len(images)))
-            said = model(scaled(gather(rows), images))
-            for name, values in said._asdict().items():
+            x = scaled(gather(rows), images)
+            said = [model(x) for model in models]
+            for name, values in (("masks", said[-1].masks), ("scores", said[0].scores)):
                 if values is not None:
                     parts[name].append(values.cpu().numpy())
         made = {name: np.concatenate(values) if values else None for name, values in parts.items()}
@@ -49,10 +57,16 @@ class MasksAndClasses:
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights, and the architecture as JSON."""
-        return module_arrays(self.model), {"architecture": self.architecture.to_json(), "shape": list(self.shape)}
+        arrays = module_arrays(self.model)
+        if self.for_masks is not None:
+            arrays |= {f"{FOR_MASKS}{name}": values for name, values in module_arrays(self.for_masks).items()}
+        return arrays, {"architecture": self.architecture.to_json(), "shape": list(self.shape)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> MasksAndClasses:
         """Build the predictor from `to_arrays`' result."""
         architecture = Architecture.from_json(meta["architecture"])
-        return cls(architecture, load_module(bare(architecture), arrays), tuple(meta["shape"]))
+        own = {name.removeprefix(FOR_MASKS): values for name, values in arrays.items() if name.startswith(FOR_MASKS)}
+        first = {name: values for name, values in arrays.items() if not name.startswith(FOR_MASKS)}
+        for_masks = load_module(bare(architecture), own) if own else None
+        return cls(architecture, load_module(bare(architecture), first), for_masks, tuple(meta["shape"]))

@@ -60,6 +60,7 @@ class S2mtl:
     batch_size: int = shared.batch_size()
     epochs: int = shared.epochs()
     patience: int = shared.patience()
+    choose: Literal["mean", "each"] = shared.choose()
     precision: Literal["auto", "float32", "bfloat16"] = shared.precision()
 
     def learn(self, images: ImageSet, validation: ImageSet, run: Run) -> MasksAndClasses:
@@ -83,5 +84,6 @@ class S2mtl:
             self.epochs,
             self.patience,
             self.precision,
+            choose=self.choose,
         )
         return train(objective, settings, images, validation, run, WHO)

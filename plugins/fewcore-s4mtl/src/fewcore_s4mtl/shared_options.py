@@ -83,3 +83,12 @@ def precision() -> Any:
     return option(
         "auto", "of the networks in training: bfloat16 where the device has it in hardware (CUDA), or as said"
     )
+
+
+def choose() -> Any:
+    """Return the option for the choice on validation."""
+    return option(
+        "mean",
+        "epoch that is kept: of the best mean of Dice and accuracy; or each: masks of the best Dice, classes of the best accuracy",
+        paper=NOT_GIVEN,
+    )

@@ -15,7 +15,7 @@ from fewcore_s4mtl.models import Architecture, Kind, Shape, drawn
 from fewcore_s4mtl.pixels import check_images, scaled
 from fewcore_s4mtl.predictor import MasksAndClasses
 from fewcore_s4mtl.terms import Terms, total
-from fewcore_s4mtl.training import Choice, Course, Precision, Rate, mixed_precision, own_randomness, set_rate
+from fewcore_s4mtl.training import Choice, ChooseBy, Course, Precision, Rate, mixed_precision, own_randomness, set_rate
 
 TermsOf = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], Terms]
 """From a model, images, masks and classes to the terms of its loss."""
@@ -35,6 +35,7 @@ class Settings:
     patience: int
     precision: Precision
     zero_masks: int = 0
+    choose: ChooseBy = "mean"
 
 
 def train(
@@ -61,7 +62,7 @@ def train(
     masks = torch.from_numpy(known.masks).to(run.device)
     classes = torch.from_numpy(known.classes.astype(np.int64)).to(run.device)
     adam = settings.rate.adam(model)
-    choice = Choice(model, validation, truth, course, run)
+    choice = Choice(model, validation, truth, course, run, settings.choose)
     for step in run.loop(course.steps, name="train", model=model, adam=adam, choice=choice.state):
         set_rate(adam, settings.rate, step // course.steps_per_epoch)
         places = run.rng.integers(len(known.rows), size=settings.batch_size)
@@ -75,4 +76,4 @@ def train(
         run.log(loss=loss.detach(), **{name: value.detach() for name, (_, value) in terms.items()})
         if choice.ends(step):
             break
-    return MasksAndClasses(architecture, choice.best(), images.shape)
+    return MasksAndClasses(architecture, *choice.best(), images.shape)

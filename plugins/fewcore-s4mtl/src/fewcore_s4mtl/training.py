@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from fewcore import Array, Gather, ImageSet, Run, child_seed, numpy_generator
 from fewcore_s4mtl.pixels import scaled
 
 Precision = Literal["auto", "float32", "bfloat16"]
+ChooseBy = Literal["mean", "each"]
+METRIC_OF = {"masks": "dice", "classes": "accuracy"}
 BETA2 = 0.999
 VALIDATION_BATCH = 32
 
@@ -98,17 +101,25 @@ class Passes:
 
 
 class Choice:
-    """The weights that did best on validation: by the mean of pooled Dice and accuracy, or the one that the model makes.
+    """The weights that did best on validation, of equals the first.
 
-    `state` is what a checkpoint keeps. Of equals the first wins.
+    `by` is `mean`: one set of weights, by the mean of pooled Dice and accuracy, or the one of them that the model makes; or
+    `each`: for masks those of the best Dice and for classes those of the best accuracy. `state` is what a checkpoint keeps.
     """
 
     def __init__(
-        self, model: nn.Module, validation: ImageSet, known: dict[str, Array], course: Course, run: Run
+        self,
+        model: nn.Module,
+        validation: ImageSet,
+        known: dict[str, Array],
+        course: Course,
+        run: Run,
+        by: ChooseBy = "mean",
     ) -> None:
         self.model, self.validation, self.known, self.course, self.run = model, validation, known, course, run
         self.gather = Gather(validation, run.device)
-        self.state: dict[str, Any] = {"score": -1.0, "epoch": -1, "weights": {}}
+        names = [METRIC_OF[name] for name in known] if by == "each" else ["mean"]
+        self.state: dict[str, Any] = {name: {"score": -1.0, "epoch": -1, "weights": {}} for name in names}
 
     def ends(self, step: int) -> bool:
         """Look at the model where an epoch ends with `step`; return whether training is to end."""
@@ -116,17 +127,24 @@ class Choice:
         if left:
             return False
         metrics = self._metrics()
-        score = float(np.mean(list(metrics.values())))
         self.run.log(**{f"validation_{name}": value for name, value in metrics.items()})
-        if score > self.state["score"]:
-            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-            self.state.update(score=score, epoch=epoch, weights=weights)
-        return bool(epoch - self.state["epoch"] >= self.course.patience)
+        scores = {**metrics, "mean": float(np.mean(list(metrics.values())))}
+        for name, best in self.state.items():
+            if scores[name] > best["score"]:
+                weights = {key: value.detach().clone() for key, value in self.model.state_dict().items()}
+                best.update(score=scores[name], epoch=epoch, weights=weights)
+        return bool(epoch - max(best["epoch"] for best in self.state.values()) >= self.course.patience)
 
-    def best(self) -> nn.Module:
-        """Return the model with the weights that did best."""
-        self.model.load_state_dict(self.state["weights"])
-        return self.model.eval()
+    def best(self) -> tuple[nn.Module, nn.Module | None]:
+        """Return the model with the weights that did best; and where masks have weights of their own, one with those."""
+        own = None
+        if {"dice", "accuracy"} <= self.state.keys():
+            own = self._with("dice", copy.deepcopy(self.model))
+        return self._with("accuracy" if own else next(iter(self.state)), self.model), own
+
+    def _with(self, name: str, model: nn.Module) -> nn.Module:
+        model.load_state_dict(self.state[name]["weights"])
+        return model.eval()
 
     @torch.no_grad()
     def _metrics(self) -> dict[str, float]:

@@ -55,6 +55,7 @@ class UMtl:
     batch_size: int = shared.batch_size()
     epochs: int = shared.epochs()
     patience: int = shared.patience()
+    choose: Literal["mean", "each"] = shared.choose()
     precision: Literal["auto", "float32", "bfloat16"] = shared.precision()
 
     def learn(self, images: ImageSet, validation: ImageSet, run: Run) -> MasksAndClasses:
@@ -69,6 +70,7 @@ class UMtl:
             self.epochs,
             self.patience,
             self.precision,
+            choose=self.choose,
         )
         return train(self._terms, settings, images, validation, run, WHO)
 
