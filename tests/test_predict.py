@@ -17,6 +17,7 @@ from PIL import Image
 import fewcore
 from fewcore import DataError, NumericalError, PipelineError, PluginError, pipeline
 from fewcore.cli import main
+from fewcore.new_images import Fitting
 from fewcore.plugins import load_registry
 from fewcore.records import read_models, write_models
 from fewcore.runner import Runner
@@ -39,6 +40,26 @@ stages:
   score:     {evaluator: few-shot}
 """
 
+
+OTHERS = """
+fewcore: 1
+name: others
+target: class
+stages:
+  data:    {dataset: folder, path: images, grey: true, image_size: 8, fit: stretch}
+  parts:   {partitioner: labels}
+  tasks:   {task_sampler: episodes, n_way: 2, n_query: 2}
+  test:    {task_sampler: episodes, split: test, n_way: 2, n_query: 1, n_tasks: 5}
+  net:     {backbone: fully-connected}
+  pixels:  {embedder: pixels}
+  white:   {embedder: whiten, from: pixels}
+  vectors: {meta_learner: protonets, iterations: 3, from: {images: white}}
+  tuned:   {learner: fine-tune, from: {start: net}}
+  near:    {learner: nearest-neighbour, from: {embeddings: pixels}}
+"""
+
+OUTCOMES = {}
+"""What each run predicted of its own test images."""
 
 PATTERNS = {
     "left": lambda y, x: x < 0.5,
@@ -63,12 +84,13 @@ def draw(folder: Path, *classes: str, seed: int = 0, n: int = 8) -> Path:
     return folder
 
 
-def run(home: Path, text: str, name: str = "run") -> Path:
+def ran(home: Path, text: str, name: str = "run") -> Path:
     """Run a pipeline as `fewcore run` does, less the report."""
     (home / "pipeline.yaml").write_text(text)
     session = Session(Store(), torch.device("cpu"))
     result = Runner(pipeline.load(home / "pipeline.yaml", load_registry()), session).run()
     assert not result.failures, result.failures
+    OUTCOMES[name] = result.outcomes
     (home / name).mkdir()
     write_models(session, result.models, home / name)
     (home / name / "pipeline.yaml").write_text(text)
@@ -83,8 +105,9 @@ def place(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("FEWCORE_CACHE", str(home / "cache"))
         patch.chdir(home)
         draw(home / "images", "left", "right", "top", "bottom")
-        run(home, PIPELINE)
-        shutil.rmtree(home / "images")
+        ran(home, PIPELINE)
+        ran(home, OTHERS, "others")
+        (home / "images").rename(home / "kept")
         draw(home / "labelled", "core", "ring", seed=1, n=4)
         draw(home / "new", "core", "ring", seed=2, n=3)
         yield home
@@ -196,6 +219,53 @@ def test_a_saved_model_says_the_same_as_before(place, tmp_path, monkeypatch, sta
     loaded = fewcore.load_model(tmp_path / "model", device="cpu")
     np.testing.assert_array_equal(loaded.predict([place / "new"]).scores, before)
     assert loaded.record.labelled == {"core": 3, "ring": 3}
+
+
+@pytest.mark.parametrize("stage", ["tuned", "near"])
+def test_a_model_that_has_learnt_the_classes_of_the_run_needs_no_labelled_images(place, tmp_path, stage):
+    draw(tmp_path / "mixed", "left", "top", "bottom", seed=3, n=4)
+    found = fewcore.load_model(place / "others", stage, device="cpu").predict(tmp_path / "mixed")
+    assert found.classes == ("bottom", "left", "right", "top")
+    right = [name == file.name.partition("/")[0] for name, file in zip(found.predicted, found.files, strict=True)]
+    assert len(right) == 12
+    assert np.mean(right) > 0.7, "by chance it would be a quarter"
+
+
+@pytest.mark.parametrize("stage", ["tuned", "near"])
+def test_of_the_run_s_own_files_a_model_says_what_the_run_predicted(place, stage):
+    judged = next(entry.outcome for entry in OUTCOMES["others"] if entry.outcome.stage == stage)
+    said = {
+        image.tobytes(): row for image, row in zip(judged.images[judged.ids], judged.predictions.scores, strict=True)
+    }
+    model = fewcore.load_model(place / "others", stage, device="cpu")
+    found = model.predict(place / "kept")
+    fitting = Fitting(model.record.spec, model.record.dtype)
+    images = [fitting.read(file.path).images[0].tobytes() for file in found.files]
+    same = [(said[image], row) for image, row in zip(images, found.scores, strict=True) if image in said]
+    assert len(same) == len(said) > 3
+    for before, after in same:
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+def test_models_of_vectors_see_the_vectors_of_new_images(place, tmp_path, monkeypatch):
+    model = fewcore.load_model(place / "others", "vectors", device="cpu").adapt(place / "labelled")
+    before = model.predict(place / "new").scores
+    model.save(tmp_path / "model")
+    monkeypatch.setenv("FEWCORE_CACHE", str(tmp_path / "empty"))
+    loaded = fewcore.load_model(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(loaded.predict(place / "new").scores, before)
+    assert {recipe.component for recipe in loaded.record.vectors.inputs["embeddings"]} == {"fewcore-embed:pixels"}
+
+
+def test_predict_prefers_the_models_that_need_no_labelled_images(place):
+    text = refusal(PipelineError, lambda: fewcore.load_model(place / "others"))
+    assert text.startswith(f"{place / 'others'}: 2 models: tuned; near; expected one of them")
+    assert fewcore.load_model(place / "others", use="adapt").record.stage == "vectors"
+    text = refusal(PipelineError, lambda: fewcore.load_model(place / "others", "tuned", use="adapt"))
+    assert text == (
+        f"{place / 'others'}: tuned, which has learnt its own classes or masks; expected a few-shot model (type fewcore"
+        f" predict {place / 'others'})"
+    )
 
 
 def test_shots_are_drawn_from_the_seed(place):
@@ -347,7 +417,7 @@ def test_cells_are_chosen_by_their_values(place, tmp_path, monkeypatch):
     draw(place / "images", "left", "right", "top", "bottom")
     text = PIPELINE + "repeat: {seed: [0, 1]}\nmatrix: {stages.protonets.iterations: [2, 3]}\n"
     try:
-        folder = run(tmp_path, text)
+        folder = ran(tmp_path, text)
     finally:
         shutil.rmtree(place / "images")
     titles = {record.title for record in read_models(folder)}

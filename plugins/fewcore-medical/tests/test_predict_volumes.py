@@ -1,0 +1,87 @@
+"""A few-shot model of volumes is adapted to a few and says classes of others: NIfTI files and folders of DICOM slices."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import pytest
+
+import fewcore
+from fewcore import DataError
+from fewcore.cli import main
+
+PIPELINE = """
+fewcore: 1
+name: volumes
+splits: {test: 0.5, by: group}
+stages:
+  data:   {dataset: ipmn, path: t2, size: 8, crop: volume, bias_iterations: 0, diffusion_iterations: 0}
+  test:   {task_sampler: episodes, split: test, n_way: 2, n_query: 1, n_tasks: 2}
+  pixels: {embedder: pixels}
+  knn:    {meta_learner: knn}
+"""
+
+
+def has(*distributions):
+    try:
+        return all(map(version, distributions))
+    except PackageNotFoundError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(
+    not has("fewcore-embed", "fewcore-meta"), reason="needs fewcore-embed and fewcore-meta, which make the model"
+)
+
+
+def volume(seed, axis):
+    """A body that is bright on one side along an axis, with noise."""
+    places = np.meshgrid(*[np.linspace(-1, 1, side) for side in (8, 24, 20)], indexing="ij")
+    values = 100.0 + 100 * (places[axis] > 0) + 5 * np.random.default_rng(seed).normal(size=places[0].shape)
+    return values.astype(np.float32)
+
+
+@pytest.fixture
+def home(tmp_path, write_nifti, monkeypatch):
+    """A finished run, with volumes to adapt to in two classes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEWCORE_CACHE", str(tmp_path / "cache"))
+    lines = ["file,label,patient"]
+    for i in range(20):
+        write_nifti(tmp_path / "t2" / f"{i}.nii.gz", volume(i, 0))
+        lines.append(f"{i}.nii.gz,{'normal' if i % 2 else 'IPMN'},p{i}")
+    (tmp_path / "t2" / "labels.csv").write_text("\n".join(lines))
+    (tmp_path / "volumes.yaml").write_text(PIPELINE)
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "volumes.yaml", "--out", "run", "--device", "cpu"])
+    assert stop.value.code == 0
+    for name, axis in (("behind", 1), ("left", 2)):
+        for i in range(2):
+            write_nifti(tmp_path / "labelled" / name / f"{i}.nii", volume(10 + i, axis))
+    return tmp_path
+
+
+def test_volumes_of_both_formats_go_through_the_steps_of_the_run(home, write_nifti, write_series):
+    write_nifti(home / "new" / "a.nii.gz", volume(20, 1))
+    write_series(home / "new" / "series" / "b", volume(21, 2).astype(int), gap=3.0)
+    main(["adapt", "run", "--labelled", "labelled", "--out", "model"])
+    found = fewcore.load_model("model").predict("new")
+    assert [file.name for file in found.files] == ["a.nii.gz", "series/b"]
+    assert found.predicted == ["behind", "left"]
+    alone = fewcore.load_model("model").predict(["new/series/b"])
+    np.testing.assert_allclose(alone.scores[0], found.scores[1], rtol=1e-6)
+
+
+def test_what_is_no_volume_is_refused(home):
+    model = fewcore.load_model("run").adapt("labelled")
+    (home / "bad.nii").write_bytes(b"no volume")
+    (home / "bad.png").write_bytes(b"no volume")
+    with pytest.raises(DataError) as caught:
+        model.predict(["bad.nii", "bad.png"])
+    assert str(caught.value).splitlines()[1:] == [
+        "  - bad.nii: no NIfTI header, or a truncated one; expected a NIfTI file in one piece",
+        "  - bad.png: no NIfTI file; expected a file named .nii or .nii.gz, or a folder of DICOM files",
+    ]
+    with pytest.raises(DataError, match="a data set that scales values itself; expected no --window"):
+        model.predict("labelled", window=(0.0, 1.0))
