@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from importlib import metadata
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from fewcore import DataError, ImageSet, Run
 from fewcore_medical.contour_masks import filled, nodule_mask
@@ -133,6 +134,54 @@ def test_large_nodules_widen_the_cube(database):
     np.testing.assert_allclose(images.geometry["spacing"], 1.5 * 60 * 0.7 / 32)
     small = load(database, margin=1.0, least_side=10, size=21)
     np.testing.assert_allclose(small.geometry["spacing"], 60 * 0.7 / 21)
+
+
+def test_scaled_to_one_volume_small_and_large_nodules_are_alike(database):
+    # Nearly cubes: pixels of 0.7 mm, slices 2 mm apart.
+    for side, slices in ((9, 3), (21, 7), (61, 21)):
+        scan = database.scan(f"s{side}", f"p{side}", n_slices=30)
+        for malignancy in (4, 4, 5):
+            outlines = dict.fromkeys(range(2, 2 + slices), square(20, 30, side))
+            database.reading(scan, (malignancy, *RATINGS[1:]), outlines)
+    images = load(database, scale="volume", fill=0.1, size=24)
+    assert "spacing" not in images.geometry
+    assert images.spec.spacing is None
+    volumes = images.images.sum((1, 2, 3, 4)) / 255
+    np.testing.assert_allclose(volumes, 0.1 * 24**3, rtol=0.05)
+    # A cube of a tenth of the volume, in the middle.
+    inner = images.images[:, 0, 7:17, 7:17, 7:17]
+    assert (inner > 200).mean() > 0.95
+    assert (images.images[:, 0, :5] == 0).all()
+    slices = load(database, scale="volume", fill=0.1, size=24, crop="slice")
+    np.testing.assert_array_equal(slices.images[:, 0], images.images[:, 0, 12])
+    plain = load(database)
+    assert np.ptp(plain.images.sum((1, 2, 3, 4)) / 255 * plain.geometry["spacing"].prod(1)) > 1000
+
+
+def test_scaled_nodules_are_what_half_of_the_readers_include(database):
+    scan = database.scan()
+    for side in (9, 9, 21, 21):
+        database.reading(scan, RATINGS, {z: square(20, 30, side) for z in (3, 4, 5)})
+    (mask,) = (nodule_mask(found, 0.7, np.array([])) for found in group_readings(read_sqlite(database.path)[0], 0.7, 3))
+    cube = mask.cube(1.2, 0)
+    solid = mask.solid(cube, 20)
+    points = [low + (np.arange(40) + 0.5) * cube.side / 40 for low in cube.low]
+    for z, y, x in ((10, 10, 10), (10, 3, 10), (10, 10, 17), (0, 10, 10), (10, 16, 16)):
+        slow = 0.0
+        for k, j, i in np.ndindex(2, 2, 2):
+            place = (points[0][2 * z + k], points[1][2 * y + j], points[2][2 * x + i])
+            slow += interpolated(mask, place) > mask.values.max() / 2 - 1e-6
+        assert solid[z, y, x] == slow / 8
+    assert solid.max() == 1
+
+
+def interpolated(mask, place):
+    """Return the share of readers at a place, linearly between its eight neighbours; 0 outside of them."""
+    near = []
+    for at, along in zip(place, mask.places, strict=True):
+        weights = [(i, max(0.0, 1 - abs(at - one) / (along[1] - along[0]))) for i, one in enumerate(along)]
+        near.append([(i, weight) for i, weight in weights if weight])
+    return sum(a * b * c * mask.values[i, j, k] for (i, a), (j, b), (k, c) in product(*near))
 
 
 def reading(*contours):
@@ -582,6 +631,27 @@ def test_the_whole_cohort_has_the_expected_nodules(cohort, tolerance, expected):
 
 
 @real
+def test_scaled_nodules_of_the_cohort_are_equally_large(cohort):
+    nodules = Lidc(exclude_mean=3)._nodules(cohort[:40])[0]
+    masks = [nodule_mask(nodule.readings, nodule.scan.spacing, nodule.scan.positions) for nodule in nodules]
+    solid = np.stack([mask.solid(mask.filled_cube(0.05), 16) for mask in masks])
+    off = np.abs(solid.mean((1, 2, 3)) / 0.05 - 1)
+    # A very long one reaches out of its cube.
+    assert np.quantile(off, 0.95) < 0.06
+    assert off.max() < 0.3
+    diameters = np.array([mask.diameter for mask in masks])
+    assert diameters.max() > 3 * diameters.min()
+
+
+@real
+@pytest.mark.slow
+def test_scaled_nodules_of_the_whole_cohort_do_not_tell_their_class_by_their_volume():
+    images = Lidc(exclude_mean=3, scale="volume").load(Run())
+    for values in (images.images.sum((1, 2, 3, 4)), (images.images > 127).sum((1, 2, 3, 4))):
+        assert abs(roc_auc_score(images.labels, values.astype(float)) - 0.5) < 0.06
+
+
+@real
 @pytest.mark.slow
 def test_the_whole_cohort_becomes_masks_of_plausible_size():
     images = Lidc(exclude_mean=3).load(Run())
@@ -593,6 +663,7 @@ def test_the_whole_cohort_becomes_masks_of_plausible_size():
     np.testing.assert_array_equal((np.nanmean(ratings[:, :, 0], 1) > 3).astype(int), images.labels)
     volumes = images.images.sum((1, 2, 3, 4)) / 255 * images.geometry["spacing"].prod(1)
     assert volumes.min() > 10
-    # Malignant nodules are larger.
+    # Malignant nodules are larger, and that tells nearly all.
     medians = [np.median(volumes[images.labels == k]) for k in (0, 1)]
     assert medians[1] > 3 * medians[0]
+    assert roc_auc_score(images.labels, volumes) > 0.8

@@ -34,18 +34,21 @@ class Lidc:
     the whole cohort), or from the official XML files. They are grouped into nodules by the least distance between their
     contours, as pylidc documents it. A cube around the middle of a nodule, `margin` times its diameter wide and at least
     `least_side`, becomes `size` voxels a side: (1, size, size, size), or the slice of the largest cross-section,
-    (1, size, size).
+    (1, size, size). With `scale: volume` every nodule fills the share `fill` of its cube, whatever its size: malignant nodules
+    are larger, and a model that measures that alone has not looked at them. `margin` and `least_side` do not count then, and a
+    nodule much longer than wide may reach out of its cube.
 
     With `ct` the images are cut from the CT scans, brought to `spacing` and then averaged to voxels; 0 to 255 is the
     window from `window_low` to `window_high`. Without, they are the masks made from the radiologists' contours: the mean
-    over readers, 0 to 255 for none to all of them. `spec.preparation` says which. LIDC's outlines run through the first
+    over readers, 0 to 255 for none to all of them; with `scale: volume` what at least half of them include, since the blur of a mean
+    would tell the size. `spec.preparation` says which. LIDC's outlines run through the first
     pixels outside of a nodule, so the outline itself does not count.
 
     Targets: `ratings` (n, readers, 7), NaN where there is no reader, by malignancy, calcification, lobulation,
     spiculation, sphericity, margin and texture, from 1 to 5, calcification to 6; and the class `malignant`: benign where
     the mean malignancy is below 3, malignant above, unknown at 3. Groups are patients; from XML files without `ct`,
-    which name none, they are studies. `geometry["spacing"]` (n, 3) is the size of a voxel in millimetres, d, h, w. Touching nodules
-    whose contours share points stay one, with the ratings of more than four readings.
+    which name none, they are studies. `geometry["spacing"]` (n, 3) is the size of a voxel in millimetres, d, h, w; with `scale: volume`
+    there is none, for it would tell the size. Touching nodules whose contours share points stay one, with the ratings of more than four readings.
 
     Source: S. G. Armato III and others: The Lung Image Database Consortium (LIDC) and Image Database Resource
     Initiative (IDRI), Medical Physics 38, 2011, doi:10.1118/1.3528204; the cohort of S. Hussein, P. Kandel,
@@ -77,6 +80,10 @@ class Lidc:
     size: int = option(32, "voxels a side", low=4, high=256)
     margin: float = option(1.5, "side of the cube in diameters of the nodule", low=1, high=10)
     least_side: float = option(32.0, "shortest side of the cube", unit="mm", low=1, high=1000)
+    scale: Literal["millimetres", "volume"] = option(
+        "millimetres", "volume: all nodules fill the same share of the cube"
+    )
+    fill: float = option(0.05, "that share", low=0.001, high=0.5)
     spacing: float = option(0.5, "space between points that are averaged to voxels", unit="mm", low=0.05, high=10)
     window_low: float = option(-1000.0, "CT number that becomes 0", unit="HU")
     window_high: float = option(400.0, "CT number that becomes 255", unit="HU")
@@ -111,7 +118,8 @@ class Lidc:
             except UnusableAnnotation as error:
                 problems.append(Problem(f"nodule {number} of {len(nodules)}", str(error)))
                 continue
-            cube = mask.cube(self.margin, self.least_side)
+            fixed = self.scale == "volume"
+            cube = mask.filled_cube(self.fill) if fixed else mask.cube(self.margin, self.least_side)
             images.append(self._mask_image(mask, cube) if volume is None else self._ct_image(volume, mask, cube))
             sides.append(cube.side)
         if problems:
@@ -162,7 +170,11 @@ class Lidc:
         return found, counts
 
     def _mask_image(self, mask: NoduleMask, cube: Cube) -> Array:
-        share = self._cut(mask.values, mask.places, mask.largest_slice, cube, 0.0)
+        if self.scale == "volume":
+            share = mask.solid(cube, self.size)
+            share = share[int(share.sum((1, 2)).argmax())] if self.crop == "slice" else share
+        else:
+            share = self._cut(mask.values, mask.places, mask.largest_slice, cube, 0.0)
         return np.asarray(np.round(255 * np.clip(share, 0, 1)).astype(np.uint8))
 
     def _ct_image(self, volume: Volume, mask: NoduleMask, cube: Cube) -> Array:
@@ -184,6 +196,7 @@ class Lidc:
         n, dims = len(nodules), images.ndim - 2
         preparation: dict[str, Any] = {
             "crop": self.crop,
+            "scale": self.scale,
             "spacing": self.spacing,
             "cohort": dict(counts),
             "paper": PAPER,
@@ -192,7 +205,8 @@ class Lidc:
             preparation |= {"images": "CT", "window": [self.window_low, self.window_high]}
         else:
             preparation |= {"images": "masks from the radiologists' contours, without CT"}
-        fixed = np.ptp(sides) < 1e-9
+        scaled = self.scale == "volume"
+        fixed = not scaled and np.ptp(sides) < 1e-9
         spec = ImageSpec(
             (self.size,) * dims, 1, (0.0, 255.0), (float(sides[0]) / self.size,) * dims if fixed else None, preparation
         )
@@ -200,5 +214,5 @@ class Lidc:
         patients = np.unique([nodule.scan.patient for nodule in nodules], return_inverse=True)[1]
         groups = numpy_generator(child_seed(0, "lidc", "groups")).permutation(int(patients.max()) + 1)[patients]
         ids = numpy_generator(child_seed(0, "lidc", "ids")).permutation(n)
-        geometry = {"spacing": np.repeat(sides[:, None] / self.size, 3, axis=1)}
+        geometry = {} if scaled else {"spacing": np.repeat(sides[:, None] / self.size, 3, axis=1)}
         return ImageSet(images, ids, groups, spec, targets(nodules), target="malignant", geometry=geometry)
