@@ -128,6 +128,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     """Run, write the report, print the table; returns the exit code."""
     from rich.console import Console
 
+    from fewcore.drawn_rows import write_rows
     from fewcore.records import write_models
     from fewcore.report import summary_table, write_report
     from fewcore.reporting import build_report
@@ -140,6 +141,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     write_report(report, folder)
     (folder / "pipeline.yaml").write_text(report.pipeline, encoding="utf-8")
     write_models(session, result.models, folder)
+    write_rows(session, result.nodes, folder)
     for key in session.store.damaged:
         progress.say(f"a stored result was damaged and computed again: {key}")
     for title, text in session.tracebacks.items():

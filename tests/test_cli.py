@@ -87,6 +87,7 @@ def test_run_writes_every_file_and_is_equal_when_repeated(folder: Path) -> None:
         "report.md",
         "environment.json",
         "pipeline.yaml",
+        "models.json",
         "log.jsonl",
     }
     assert names <= {path.name for path in out.iterdir()}
