@@ -265,7 +265,7 @@ def fewcore_meta_learners() -> list[Component]:
             distances = ((vectors[batch.query][:, :, None] - means[:, None]) ** 2).sum(-1)
             return -distances.astype(np.float32)
 
-        def adapt(self, support, run):
+        def adapt(self, support, run) -> CentroidPredictor:
             vectors = self.encoder.embed(support, run)
             means = [vectors[support.labels == k].mean(0) for k in range(len(support.class_names))]
             return CentroidPredictor(self.encoder, np.stack(means))

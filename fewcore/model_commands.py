@@ -125,4 +125,7 @@ def _loaded(
         raise PipelineError(Problem("--cell", f"'{wrong[0]}'", "PATH=VALUE, such as seed=0"))
     cell = dict(said.split("=", 1) for said in cells)
     with Progress() as progress:
-        yield load_model(folder, stage, cell, use=use, device=device, progress=progress)
+        model = load_model(folder, stage, cell, use=use, device=device, progress=progress)
+        if model.record.spec.preparation.get("per_object"):
+            click.echo("the model learnt from patches around objects: each file is taken as one patch", err=True)
+        yield model

@@ -151,5 +151,5 @@ class FewShotModel(Stored, Protocol):
         ...
 
     def adapt(self, support: ImageSet, run: Run) -> Predictor:
-        """Return a predictor for the classes of a labelled support set."""
+        """Return a predictor for the classes of a labelled support set. It is loaded through the annotated class."""
         ...

@@ -128,6 +128,9 @@ def adapted(recipe: Recipe, entry: Entry, results: Results) -> tuple[Any, Offer]
     offer, component = component_of(recipe)
     few_shot = returned_class(type(component), KINDS[recipe.kind].verb, offer.full_name)
     cls = returned_class(few_shot, "adapt", offer.full_name)
+    if getattr(cls, "_is_protocol", False):
+        found = f"{offer.full_name}: {few_shot.__name__}.adapt, which says that it makes a {cls.__name__}"
+        raise PluginError(f"{found}; expected the class itself, through which it is loaded")
     return _restored(cls, entry, recipe, results, (offer, component)), offer
 
 

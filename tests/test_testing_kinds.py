@@ -344,8 +344,9 @@ class Model:
         scores = -((query[:, :, None] - means[:, None]) ** 2).sum(-1).astype(np.float32)
         return scores.transpose(0, 2, 1) if self.fault == "transposed" else scores
 
-    def adapt(self, support: ImageSet, run: Run) -> Any:
-        return Predicts(self.fault, len(support.class_names), self.encoder)
+    def adapt(self, support: ImageSet, run: Run) -> Predicts:
+        made = Other if self.fault == "other" else Predicts
+        return made(self.fault, len(support.class_names), self.encoder)
 
     def to_arrays(self) -> Any:
         return {}, {"fault": self.fault}
@@ -374,6 +375,10 @@ class Predicts:
     @classmethod
     def from_arrays(cls, arrays: Any, meta: Any, inputs: Any) -> Predicts:
         return cls(meta["fault"], 2 if meta["fault"] == "forgets" else meta["k"], inputs["embeddings"].encoder)
+
+
+class Other(Predicts):
+    """Not what `adapt` says that it makes."""
 
 
 @dataclass(frozen=True)
@@ -406,6 +411,11 @@ class Meta:
             "tasks",
             "each_task_is_alone",
             "found scores of a task that depend on the tasks beside it; expected each task on",
+        ),
+        (
+            "other",
+            "result_survives_saving",
+            "found adapt, which says that it makes Predicts, and a Other; expected the class of what it makes as its",
         ),
         ("forgets", "result_survives_saving", "after saving and loading what adapt makes; expected equal predictions"),
     ],

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -125,10 +125,20 @@ def result_survives_saving(offer: Offer, setup: Setup) -> None:
     if offer.kind == "meta_learner":
         _, images = blind_tasks(setup.shape)
         adapted = trial.attempt("adapt", lambda: value.adapt(support_set(setup.shape), Run(9)))
+        _says_what_it_makes(trial, value, adapted)
         first = adapted.predict(images, Run(9)).to_arrays()[0]
         second = trial.reloaded(adapted, given, "what adapt makes").predict(images, Run(9)).to_arrays()[0]
         if apart := difference(first, second):
             complain(offer, f"{apart} after saving and loading what adapt makes", "equal predictions")
+
+
+def _says_what_it_makes(trial: Trial, value: Any, adapted: Any) -> None:
+    """Refuse an `adapt` whose annotation does not name the class through which fewcore will load what it made."""
+    said = trial.attempt("the annotation of adapt", lambda: get_type_hints(type(value).adapt).get("return"))
+    if said is not type(adapted):
+        found = f"adapt, which says that it makes {getattr(said, '__name__', said)}, and a {type(adapted).__name__}"
+        write = f"def adapt(self, support: ImageSet, run: Run) -> {type(adapted).__name__}"
+        complain(trial.offer, found, "the class of what it makes as its return annotation", write)
 
 
 def monitors_choose_nothing(offer: Offer, setup: Setup) -> None:
