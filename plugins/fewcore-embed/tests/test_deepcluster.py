@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import matplotlib.figure
 import numpy as np
 import pytest
 import torch
@@ -207,6 +208,24 @@ def test_a_training_that_is_stopped_after_any_step_ends_the_same(tmp_path, optio
     assert first[1] == second[1]
     for name, values in first[0].items():
         np.testing.assert_array_equal(second[0][name], values, err_msg=name)
+
+
+def test_the_report_shows_the_epoch_that_was_kept():
+    run = Run(0)
+    found = fit(run=run, choose="silhouette", epochs=4)
+    logged = [record["silhouette"] for record in run.records if "silhouette" in record]
+    np.testing.assert_allclose(found.course.silhouette, logged, rtol=1e-6)
+    best = np.where(found.course.eligible, found.course.silhouette, -np.inf)
+    assert found.course.chosen == best.argmax() + 1
+    arrays, meta = found.to_arrays()
+    again = module.DeepClusterEncoder.from_arrays(arrays, meta, {"backbone": Small()})
+    axes = matplotlib.figure.Figure().add_subplot()
+    assert f"the dot is epoch {found.course.chosen}, which was kept" in again.draw(axes)
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), logged, rtol=1e-6)
+    assert axes.lines[2].get_xdata().tolist() == [found.course.chosen]
+    plain = fit(epochs=3).course
+    assert (len(plain.silhouette), len(plain.nmi), plain.chosen) == (0, 3, 3)
+    assert plain.draw(matplotlib.figure.Figure().add_subplot()).startswith("Normalised mutual information")
 
 
 def test_volumes_are_clustered_with_a_network_of_their_own():

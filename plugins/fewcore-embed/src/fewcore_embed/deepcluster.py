@@ -26,6 +26,7 @@ from fewcore import (
     option,
 )
 from fewcore_embed.crops import random_crops
+from fewcore_embed.deepcluster_course import Course
 from fewcore_embed.deepcluster_encoder import (
     DeepClusterEncoder,
     DeepClusterNetwork,
@@ -213,7 +214,8 @@ class _Training:
         )
         self.seed = int(run.rng.integers(2**62))
         self.rows = np.sort(run.rng.permutation(self.n)[:SILHOUETTE_ROWS])
-        self.progress: dict[str, Any] = {"clusters": {}, "nmi": [], "best": None, "smallest": 0, "stopped": False}
+        self.progress: dict[str, Any] = {"clusters": {}, "nmi": [], "best": None, "stopped": False}
+        self.progress |= {"silhouette": [], "smallest": []}
 
     def train(self) -> None:
         """Run all epochs, each begun by a clustering, and a last clustering; after a stop steps do nothing."""
@@ -258,10 +260,11 @@ class _Training:
         """Keep this epoch where its clusters are large enough and its silhouette is the largest so far."""
         best = self.progress["best"]
         self.run.log(silhouette=value)
-        self.progress["smallest"] = max(self.progress["smallest"], smallest)
+        self.progress["silhouette"].append(value)
+        self.progress["smallest"].append(smallest)
         if smallest >= self._least() and (best is None or value > best["silhouette"]):
             arrays = {"network": module_arrays(self.network), "clusters": clusters.to_arrays()}
-            self.progress["best"] = {"silhouette": value, **arrays}
+            self.progress["best"] = {"silhouette": value, "epoch": len(self.progress["smallest"]), **arrays}
 
     def _least(self) -> int:
         return max(self.options.min_size, math.ceil(self.options.min_share * self.n - 1e-9))
@@ -300,7 +303,7 @@ class _Training:
             if best is None:
                 raise DataError(
                     f"deepcluster: found no epoch in which all {options.n_clusters} clusters have {self._least()} of "
-                    f"{self.n} images (the smallest had {self.progress['smallest']} at most); expected one to choose by "
+                    f"{self.n} images (the smallest had {max(self.progress['smallest'])} at most); expected one to choose by "
                     "silhouette (lower n_clusters, min_share or min_size, raise n_init, or set choose: last)"
                 )
             load_module(self.network, best["network"])
@@ -308,5 +311,12 @@ class _Training:
         clusters = Clusters.from_arrays(kept)
         self.network.eval()
         return DeepClusterEncoder(
-            self.network, clusters, self.images.shape, self.dim, self.left_out, options.batch_size
+            self.network, clusters, self.images.shape, self.dim, self.left_out, options.batch_size, self._course()
         )
+
+    def _course(self) -> Course:
+        """Return what was measured epoch by epoch."""
+        progress = self.progress
+        chosen = len(progress["nmi"]) if progress["best"] is None else progress["best"]["epoch"]
+        eligible = np.array(progress["smallest"]) >= self._least()
+        return Course(np.array(progress["nmi"]), np.array(progress["silhouette"]), eligible, chosen)

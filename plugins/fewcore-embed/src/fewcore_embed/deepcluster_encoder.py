@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,8 +24,12 @@ from fewcore import (
     module_arrays,
     torch_generator,
 )
+from fewcore_embed.deepcluster_course import Course
 from fewcore_embed.pseudo_labels import Clusters
 from fewcore_embed.sobel import FrontEnd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class DeepClusterNetwork(nn.Module):
@@ -132,8 +136,9 @@ class DeepClusterEncoder:
         dim: int,
         left_out: str,
         batch: int,
+        course: Course,
     ) -> None:
-        self.network, self.clusters = network, clusters
+        self.network, self.clusters, self.course = network, clusters, course
         self.shape, self.dim, self.left_out, self.batch = shape, dim, left_out, batch
 
     def embed(self, images: ImageSet, run: Run) -> Array:
@@ -156,10 +161,15 @@ class DeepClusterEncoder:
         """Return the cluster of each vector that `embed` made, (n,) int64, among those of the chosen epoch."""
         return self.clusters.assign(vectors)
 
+    def draw(self, axes: Axes) -> str:
+        """Draw the silhouette or the mutual information by epoch; return the caption."""
+        return self.course.draw(axes)
+
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return weights and clusters as arrays, and what the network is built from; its backbone is an input."""
         arrays = {f"network.{name}": values for name, values in module_arrays(self.network).items()}
         arrays |= {f"clusters.{name}": values for name, values in self.clusters.to_arrays().items()}
+        arrays |= {f"course.{name}": values for name, values in self.course.to_arrays().items()}
         meta = {"shape": list(self.shape), "dim": self.dim, "left_out": self.left_out, "batch": self.batch}
         return arrays, {**meta, "sobel": self.network.front.sobel}
 
@@ -170,7 +180,8 @@ class DeepClusterEncoder:
         network = build_network(shape, inputs["backbone"], torch_generator(0), sobel=meta["sobel"])
         load_module(network, _under("network.", arrays))
         clusters = Clusters.from_arrays(_under("clusters.", arrays))
-        return cls(network.eval(), clusters, shape, meta["dim"], meta["left_out"], meta["batch"])
+        course = Course.from_arrays(_under("course.", arrays))
+        return cls(network.eval(), clusters, shape, meta["dim"], meta["left_out"], meta["batch"], course)
 
 
 def build_network(
