@@ -210,6 +210,20 @@ def test_three_lines_of_python(place, stage):
     assert found.scores.shape == (6, 2)
 
 
+def test_the_lines_of_the_docs_run(place, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parent.parent / "docs" / "predict.md").read_text()
+    lines = page.partition("```python\n")[2].partition("```")[0]
+    broken(
+        place, tmp_path / "runs", lambda said: said.update(models=[m for m in said["models"] if m["stage"] == "knn"])
+    )
+    (tmp_path / "runs" / "broken").rename(tmp_path / "runs" / "letters")
+    draw(tmp_path / "letters", "core", "ring", seed=1, n=5)
+    draw(tmp_path / "unknown", "core", "ring", seed=2, n=3)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines, "predict.md", "exec"), {})
+    assert capsys.readouterr().out == "['core', 'core', 'core'] (6, 2)\n"
+
+
 @pytest.mark.parametrize("stage", ["knn", "protonets"])
 def test_a_saved_model_says_the_same_as_before(place, tmp_path, monkeypatch, stage):
     model = fewcore.load_model(place / "run", stage, device="cpu").adapt(place / "labelled", 3, seed=5)
