@@ -74,7 +74,8 @@ class Backbone(Protocol):
 
         With `n_outputs=0` it gives features (n, e); otherwise (n, n_outputs), and the classifier's parameters are named
         `head.*`. The network may offer `forward_tasks(parameters, x)`, which computes all tasks at once: every adapted
-        parameter with a leading t, x (t, n, c, h, w), result (t, n, n_outputs).
+        parameter with a leading t, x (t, n, c, h, w), result (t, n, n_outputs). It may offer `feature_map(x)`, (n, e, h', w')
+        or (n, e, d', h', w'), whose mean over places are the features, for learners that judge places, such as `mil`.
         """
         ...
 
