@@ -14,11 +14,17 @@ OURS = {
     "fewcore-s4mtl",
 }
 
-print("| kind | component | what it is | source | distribution |")
-print("|---|---|---|---|---|")
-for offer in load_registry().offers:
-    if offer.distribution in OURS:
-        component = offer.component
-        print(
-            f"| {KINDS[offer.kind].label} | `{offer.name}` | {component.summary} | {component.paper} | {offer.distribution} |"
-        )
+
+def main() -> None:
+    """Print the table."""
+    print("| kind | component | what it is | source | distribution |")
+    print("|---|---|---|---|---|")
+    for offer in load_registry().offers:
+        if offer.distribution in OURS:
+            own = offer.component
+            cells = [KINDS[offer.kind].label, f"`{offer.name}`", own.summary, own.paper, offer.distribution]
+            print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from fewcore import hookspecs
 from fewcore.kinds import INPUTS, KINDS
+from fewcore.options import describe_options
 from fewcore.pipeline import check
 from fewcore.plugins import load_registry
 from fewcore.yaml12 import read
@@ -66,6 +68,22 @@ def test_component_table_of_the_readme_is_made_from_the_code() -> None:
     assert made.stdout.strip() in (ROOT / "README.md").read_text(), (
         "run: python docs/component_table.py, and put it into README.md"
     )
+
+
+def test_every_component_of_ours_has_a_section_with_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    component_pages = importlib.import_module("component_pages")
+    component_pages.write(tmp_path)
+    for offer in load_registry().offers:
+        if offer.distribution in component_pages.OURS:
+            page = (tmp_path / f"{KINDS[offer.kind].label}s.md").read_text()
+            section = page.split(f"## {offer.name}\n")[1].split("\n## ")[0]
+            for found in describe_options(offer.load()):
+                assert f"| `{found.name}` | " in section
+    listed = (ROOT / "docs" / "components.md").read_text()
+    assert all(f"components/{page.stem}\n" in listed for page in tmp_path.glob("*.md"))
 
 
 def test_the_plugin_of_the_docs_builds_installs_and_conforms(tmp_path: Path) -> None:
