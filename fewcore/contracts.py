@@ -96,6 +96,8 @@ class ImageSpec:
 
     `size` is (h, w) or (d, h, w) in pixels; `value_range` the lowest and highest value; `spacing` the size of a pixel
     in millimetres where it is known; `preparation` says, in JSON, the steps from file to image (`{"grey": true}`).
+    Through `grey`, `fit` (pad, crop, stretch), `bits`, `window`, `invert` and `max_pixels` new files can be taken too; other steps are the
+    data set's own. `notes` is no step.
     """
 
     size: tuple[int, ...]

@@ -63,7 +63,7 @@ class Fitting:
     @property
     def _foreign(self) -> list[str]:
         """The steps of the data set that new files cannot go through."""
-        return sorted(set(self.spec.preparation) - STEPS)
+        return sorted(set(self.spec.preparation) - STEPS - {"notes"})
 
     @property
     def _fit(self) -> Fit:
@@ -117,8 +117,7 @@ class Fitting:
         if slices.shape != self.spec.size or self.spec.channels != 1:
             found = " x ".join(map(str, slices.shape))
             raise Unusable(f"{found} voxels; expected {sides}, as the data set's volumes are")
-        made = np.stack([np.asarray(self._from_values(values, plain=False)) for values in slices])
-        return NewImages(self._scaled(made)[None, None], ())
+        return NewImages(self._scaled(self._from_values(slices, plain=False))[None, None], ())
 
     def restored(self, mask: Array, size: tuple[int, ...]) -> Array:
         """Return a mask (s, s) in [0, 1] as (h, w) uint8 of 0 and 1, in the size of its file.
@@ -146,13 +145,16 @@ class Fitting:
         if readers.is_plain(name):
             image_files.read_header(path, how.max_pixels)
             values = image_files.deep_values(path)
-            found = [image_files.decoded(path, how) if values is None else self._from_values(values, plain=True)]
+            if values is None:
+                found = [image_files.decoded(path, how)]
+            else:
+                found = [Image.fromarray(shares) for shares in self._from_values(values[None], plain=True)]
         else:
             slices = readers.read_slices(path, name)
             if slices[0].size > how.max_pixels:
                 h, w = slices.shape[1:]
                 raise Unusable(f"{w} x {h} pixels; expected at most {how.max_pixels:,} (max_pixels)")
-            found = [self._from_values(values, plain=False) for values in slices]
+            found = [Image.fromarray(shares) for shares in self._from_values(slices, plain=False)]
         if self._foreign and found[0].size != self.spec.size[::-1]:
             steps, side = ", ".join(self._foreign), self.spec.size[0]
             raise Unusable(
@@ -161,19 +163,19 @@ class Fitting:
             )
         return found
 
-    def _from_values(self, values: Array, *, plain: bool) -> Image.Image:
-        """Return values of their own unit as F in [0, 1]."""
-        low, high = self.window or self._own_window(values, plain)
-        least, most = float(values.min()), float(values.max())
+    def _from_values(self, slices: Array, *, plain: bool) -> Array:
+        """Return the values of a file, (d, h, w) in their own unit, as float32 in [0, 1]."""
+        low, high = self.window or self._own_window(slices, plain)
+        least, most = float(slices.min()), float(slices.max())
         if not (np.isfinite(least) and np.isfinite(most)):
             raise Unusable("NaN or infinite pixels; expected finite values")
         said = self.window or (not plain and self.spec.preparation.get("window"))
         if not said and not low <= least <= most <= high:
             found, expected = f"values from {least:g} to {most:g}", f"{low:g} to {high:g}, as in the data set"
-            raise Unusable(
-                f"{found}; expected {expected}, or the values that become black and white (--window LOW HIGH)"
-            )
-        return Image.fromarray(np.clip((values.astype(np.float32) - low) / (high - low), 0, 1).astype(np.float32))
+            advice = "(--window LOW HIGH)"
+            raise Unusable(f"{found}; expected {expected}, or the values that become black and white {advice}")
+        shares = np.clip((slices.astype(np.float32) - low) / (high - low), 0, 1)
+        return np.asarray(shares, np.float32)
 
     def _own_window(self, values: Array, plain: bool) -> Window:
         said: Any = self.spec.preparation.get("window")

@@ -83,11 +83,11 @@ def test_run_writes_every_file_and_is_equal_when_repeated(folder: Path) -> None:
     names = {
         "metrics.json",
         "metrics.csv",
+        "models.json",
         "report.html",
         "report.md",
         "environment.json",
         "pipeline.yaml",
-        "models.json",
         "log.jsonl",
     }
     assert names <= {path.name for path in out.iterdir()}

@@ -109,6 +109,17 @@ def test_steps_that_new_files_cannot_go_through_leave_only_images_that_have_gone
     )
 
 
+def test_notes_are_no_steps(tmp_path) -> None:
+    noted = Fitting(spec(notes={"left_out": ["a"]}), "uint8")
+    assert noted.read(save(tmp_path / "b.png", np.zeros((16, 20), np.uint8))).images.shape == (1, 1, 16, 16)
+
+
+def test_volumes_are_taken_where_they_are_like_those_of_the_data_set(tmp_path) -> None:
+    cubes = Fitting(ImageSpec((4, 8, 8), 1, (0.0, 255.0)), "uint8")
+    path = save(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
+    assert refusal(path, cubes) == "an image; expected a volume of 4 x 8 x 8 voxels"
+
+
 def test_a_model_of_other_than_square_images_is_refused(tmp_path) -> None:
     path = save(tmp_path / "a.png", np.zeros((16, 16), np.uint8))
     oblong = ImageSpec((16, 8), 1, (0.0, 255.0))

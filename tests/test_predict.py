@@ -189,6 +189,18 @@ def test_a_window_the_wrong_way_round_and_a_cell_without_a_value_are_refused(pla
     assert command(*said, "--cell", "seed", cwd=place)[::2] == (2, told)
 
 
+def test_patches_around_objects_are_mentioned(place, tmp_path, command):
+    def around_objects(said):
+        for model in said["models"]:
+            model["spec"]["preparation"] |= {"per_object": True, "margin": 0.1}
+
+    folder = broken(place, tmp_path, around_objects)
+    said = ("adapt", folder, "--labelled", "labelled", "--stage", "knn", "--out", tmp_path / "m")
+    code, _, told = command(*said, cwd=place)
+    assert code == 0
+    assert "the model learnt from patches around objects: each file is taken as one patch\n" in told
+
+
 @pytest.mark.parametrize("name", ["adapt", "predict"])
 def test_help_of_the_commands_imports_no_torch(place, name):
     code = f"import sys, fewcore.cli\ntry: fewcore.cli.main(['{name}', '--help'])\nexcept SystemExit: pass\n"

@@ -255,7 +255,7 @@ def test_chest_joins_the_three_under_one_rule(tmp_path):
 
 def test_what_chest_left_out_is_listed(tmp_path):
     images = Chest(**write_chest(tmp_path)).load(Run())
-    left_out = json.loads(json.dumps(images.spec.to_json()))["preparation"]["left_out"]
+    left_out = json.loads(json.dumps(images.spec.to_json()))["preparation"]["notes"]["left_out"]
     assert left_out["without a mask"] == ["CHNCXR_0010_1", "CHNCXR_0011_0", "CHNCXR_0012_1"]
     assert len(left_out["by lot"]) == 3
     assert all(name[:3] in ("MCU", "CHN", "JPC") for name in left_out["by lot"])
@@ -270,7 +270,7 @@ def test_chest_is_drawn_by_its_option_and_not_by_the_seed(tmp_path):
     )
     np.testing.assert_array_equal(one.images, same.images)
     np.testing.assert_array_equal(one.splits["test"], same.splits["test"])
-    left = [images.spec.preparation["left_out"]["by lot"] for images in (one, other)]
+    left = [images.spec.preparation["notes"]["left_out"]["by lot"] for images in (one, other)]
     assert left[0] != left[1]
 
 

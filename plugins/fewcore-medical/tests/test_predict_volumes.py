@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import fewcore
-from fewcore import DataError
+from fewcore import DataError, ImageSpec
 from fewcore.cli import main
+from fewcore.image_files import Unusable
+from fewcore.new_images import Fitting
 
 PIPELINE = """
 fewcore: 1
@@ -71,6 +73,17 @@ def test_volumes_of_both_formats_go_through_the_steps_of_the_run(home, write_nif
     assert found.predicted == ["behind", "left"]
     alone = fewcore.load_model("model").predict(["new/series/b"])
     np.testing.assert_allclose(alone.scores[0], found.scores[1], rtol=1e-6)
+
+
+def test_volumes_of_a_data_set_without_steps_for_new_files_must_be_like_its_own(tmp_path, write_nifti):
+    values = np.arange(4 * 6 * 6).reshape(4, 6, 6)
+    cubes = Fitting(ImageSpec((4, 6, 6), 1, (0.0, 255.0), preparation={"crop": "cube"}), "uint8")
+    found = cubes.read(write_nifti(tmp_path / "a.nii", values.astype(np.int16)))
+    np.testing.assert_array_equal(found.images, values[None, None])
+    with pytest.raises(Unusable, match="5 x 6 x 6 voxels; expected 4 x 6 x 6, as the data set's volumes are"):
+        cubes.read(write_nifti(tmp_path / "b.nii", np.zeros((5, 6, 6), np.int16)))
+    with pytest.raises(Unusable, match="values from 0 to 1430; expected 0 to 255"):
+        cubes.read(write_nifti(tmp_path / "c.nii", (10 * values).astype(np.int16)))
 
 
 def test_what_is_no_volume_is_refused(home):

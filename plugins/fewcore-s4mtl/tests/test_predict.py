@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fewcore
@@ -182,3 +183,12 @@ def test_a_radiograph_as_dicom_gets_its_mask_as_dicom(home, tmp_path):
     assert (made.PatientID, made.StudyInstanceUID, list(made.PixelSpacing)) == ("p", "1.2.4", [0.2, 0.3])
     assert made.pixel_array.shape == truth.shape
     assert dice(made.pixel_array, truth) > 0.75
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; found none")
+def test_cuda_agrees_with_the_cpu(home, tmp_path):
+    Image.fromarray(film(np.random.default_rng(7), 50, 60)[0]).save(tmp_path / "a.png")
+    found = [fewcore.load_model("run", "u-mtl", device=name).predict(tmp_path) for name in ("cpu", "cuda")]
+    np.testing.assert_allclose(found[1].raw_masks, found[0].raw_masks, atol=1e-3)
+    np.testing.assert_allclose(found[1].scores, found[0].scores, atol=1e-3)

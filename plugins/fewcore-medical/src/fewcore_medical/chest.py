@@ -26,7 +26,7 @@ class Chest:
     group of its own.
 
     Of the 951 films with masks 912 are drawn, 615 for training, 69 for validation and 228 for test, every class with its
-    share of each. `spec.preparation` lists by name which films were left out: 96 of Shenzhen for want of a mask, 39 by lot.
+    share of each. `spec.preparation["notes"]` lists by name which films were left out: 96 of Shenzhen for want of a mask, 39 by lot.
     Films and splits are the same for every seed of a pipeline; another `draw` gives others.
 
     The three sets are looked for as `montgomery`, `shenzhen` and `jsrt` look for them. The set from which a film comes says
@@ -76,7 +76,7 @@ class Chest:
             "without a mask": [film.name for film in every if not film.masks],
             "by lot": [film.name for film, name in zip(films, split, strict=True) if not name],
         }
-        preparation: dict[str, object] = {"fit": self.fit, "draw": self.draw, "left_out": left_out}
+        preparation: dict[str, object] = {"fit": self.fit, "notes": {"draw": self.draw, "left_out": left_out}}
         return film_set(drawn, arrays, CLASSES, split[split != ""], preparation, self.draw)
 
     def _folder(self, name: str) -> Path:
