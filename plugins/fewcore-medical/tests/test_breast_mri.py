@@ -316,6 +316,17 @@ def test_volumes_that_cannot_be_used_are_told(folder, number, values, message):
     assert any(message in problem for problem in problems), problems
 
 
+def test_series_with_a_slice_missing_or_none_at_all_are_told(folder, write_series):
+    t1 = np.rint(examination(2)[0][::4, ::4, ::4]).astype(int)
+    write_series(folder / "t1", t1, gap=16.0, PixelSpacing=[16, 16])
+    (folder / "t1" / "004.dcm").unlink()
+    (folder / "sub").mkdir()
+    problems = told(folder, HEAD + GOOD + "y,t1,sub,none,none,train\n")
+    assert len(problems) == 2
+    assert "line 4, t1: slices at uneven distances; expected even ones" in problems[0]
+    assert "line 4, subtraction: no DICOM files; expected a folder of the slices of one series" in problems[1]
+
+
 def test_everything_is_told_at_once_and_nobody_is_named(folder, caplog):
     caplog.set_level(logging.DEBUG)
     save(folder / "b1.nii", np.full(SHAPE, np.nan, np.float32))
