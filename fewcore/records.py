@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewcore.contracts import ImageSpec, Meta
+from fewcore.contracts import IMAGE_DTYPES, ImageSpec, Meta
 from fewcore.errors import DataError, PipelineError, Problem, did_you_mean
 from fewcore.wiring import CLASSES, ROW_INPUTS
 
@@ -43,6 +43,11 @@ class Recipe:
     key: str
     data: str
     inputs: Mapping[str, tuple[Recipe, ...]]
+
+    def __post_init__(self) -> None:
+        texts = (self.kind, self.component, self.version, self.key, self.data)
+        if not (all(isinstance(text, str) for text in texts) and isinstance(self.options, Mapping)):
+            raise TypeError("a recipe of other types")
 
     def to_json(self) -> Meta:
         """Return the recipe as JSON."""
@@ -77,6 +82,10 @@ class ModelRecord:
     store: str
     adapted: str = ""
     labelled: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.recipe.kind not in MODEL_KINDS or self.dtype not in IMAGE_DTYPES:
+            raise ValueError("a record of no model")
 
     @property
     def title(self) -> str:
@@ -177,7 +186,7 @@ def read_models(folder: Path) -> tuple[ModelRecord, ...]:
         expected = "a folder of fewcore run, of this version, or of fewcore adapt"
         type_ = f"type {again}: what is finished is reused" if (folder / "pipeline.yaml").is_file() else ""
         raise DataError(Problem(str(folder), f"no {FILE}", expected, type_)) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"no readable records of models ({type(error).__name__})"
         raise DataError(Problem(str(path), found, "the file as it was written", f"type {again}")) from error
 

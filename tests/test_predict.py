@@ -389,6 +389,21 @@ def test_an_unknown_stage_or_cell_is_refused_with_what_there_is(place):
         (lambda said: said.update(format=99), DataError, r"format 99; expected format 1 \(update fewcore\)"),
         (lambda said: said.update(models=[{}]), DataError, r"no readable records of models \(KeyError\)"),
         (
+            lambda said: said["models"][1].update(dtype="object"),
+            DataError,
+            r"no readable records of models \(ValueError\)",
+        ),
+        (
+            lambda said: said["models"][1]["recipe"].update(kind="embedder"),
+            DataError,
+            r"no readable records of models \(ValueError\)",
+        ),
+        (
+            lambda said: said["models"][1]["recipe"].update(options=[1]),
+            DataError,
+            r"no readable records of models \(TypeError\)",
+        ),
+        (
             lambda said: said["models"][1]["recipe"].update(key="../../etc"),
             DataError,
             "'../../etc', which is no key of a result",
