@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fewcore.image_files import Unusable, quiet_pillow
 from fewcore.new_images import Fitting, NewImages
 from fewcore.run import Run
 
+THREADS = 8
 SERIES = (".dcm", ".ima")
 FORMATS = "PNG, JPEG or TIFF, or a format of a plugin (NIfTI and DICOM: pip install 'fewcore[medical]')"
 
@@ -104,16 +106,20 @@ def read_all(files: list[NewFile], fitting: Fitting, run: Run, *, one_each: bool
     """
     problems: list[Problem] = []
     images, read = [], []
-    with quiet_pillow():
-        for file in run.track(files, name="read images"):
-            found = _tried(file.path, fitting)
-            if isinstance(found, NewImages) and one_each and len(found.images) > 1:
-                found = Unusable(f"a volume of {len(found.images)} slices; expected one image a file")
-            if isinstance(found, Unusable):
-                problems.append(Problem(str(file.path), str(found)))
-                continue
-            images.append(found.images)
-            read.append(replace(file, size=found.size, n_slices=len(found.images)))
+    with quiet_pillow(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            tried = pool.map(lambda file: _tried(file.path, fitting), files)
+            found = list(run.track(tried, name="read images", total=len(files)))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    for file, made in zip(files, found, strict=True):
+        if isinstance(made, Unusable):
+            problems.append(Problem(str(file.path), str(made)))
+        elif one_each and len(made.images) > 1:
+            problems.append(Problem(str(file.path), f"a volume of {len(made.images)} slices", "one image a file"))
+        else:
+            images.append(made.images)
+            read.append(replace(file, size=made.size, n_slices=len(made.images)))
     if problems:
         raise DataError(*problems, title=f"{len(problems)} of {len(files)} files cannot be used, and none was")
     return np.concatenate(images), read

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import fewcore
-from fewcore import DataError, ImageSpec
+from fewcore import DataError, ImageSpec, Run
 from fewcore.cli import main
 from fewcore.image_files import Unusable
+from fewcore.new_files import listed, read_all
 from fewcore.new_images import Fitting
 
 PIPELINE = """
@@ -98,3 +99,11 @@ def test_what_is_no_volume_is_refused(home):
     ]
     with pytest.raises(DataError, match="a data set that scales values itself; expected no --window"):
         model.predict("labelled", window=(0.0, 1.0))
+
+
+def test_a_volume_of_slices_is_no_labelled_image_of_a_flat_model(tmp_path, write_nifti):
+    flat = Fitting(ImageSpec((6, 6), 1, (0.0, 255.0), preparation={"grey": True}), "uint8")
+    write_nifti(tmp_path / "a.nii", np.zeros((4, 6, 6), np.int16))
+    assert read_all(listed([tmp_path]), flat, Run(), one_each=False)[0].shape == (4, 1, 6, 6)
+    with pytest.raises(DataError, match=r"a\.nii: a volume of 4 slices; expected one image a file"):
+        read_all(listed([tmp_path]), flat, Run(), one_each=True)
