@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import numpy as np
 from fewcore.blame import blame
 from fewcore.components import Offer
 from fewcore.contracts import Embeddings
-from fewcore.errors import DataError, PluginError, Problem, ResourceError
+from fewcore.disk import TEMPORARY, written
+from fewcore.errors import DataError, PluginError, Problem
 from fewcore.kinds import KINDS
 from fewcore.nodes import LazyInputs, returned_class
 from fewcore.options import read_options
 from fewcore.plugins import load_registry
-from fewcore.records import Recipe
+from fewcore.records import ModelRecord, Recipe, read_models, write_records
 from fewcore.store import Entry, Store, default_root, read_result, write_result
 from fewcore.wiring import verb_parameters
 
@@ -70,21 +72,43 @@ def _read(folder: Path, key: str) -> Entry | None:
         return None
 
 
-def keep_results(entries: list[Entry], folder: Path) -> None:
-    """Write results beside a model, in place of those that were there.
+def keep_model(entries: list[Entry], record: ModelRecord, folder: Path) -> None:
+    """Write a model with the results that it needs into a folder, in place of the model that was there, if one was.
+
+    The new results are whole before the record names them, and the old ones go after that: what ends in between leaves one
+    of the two models.
 
     Raises:
         ResourceError: the disk is full or cannot be written.
 
     """
+    kept = {entry.key for entry in entries}
+    with written(folder):
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=TEMPORARY) as temporary:
+            for entry in entries:
+                write_result(Path(temporary) / entry.key, entry)
+            for key in kept:
+                place = folder / FOLDER / key
+                if place.is_dir() and _read(place, key) is None:
+                    shutil.rmtree(place)
+                if not place.exists():
+                    (Path(temporary) / key).rename(place)
+        write_records([record], folder)
+        for place in (folder / FOLDER).iterdir():
+            if KEY.fullmatch(place.name) and place.name not in kept:
+                shutil.rmtree(place)
+
+
+def is_adapted_model(folder: Path) -> bool:
+    """Return whether a folder is one that `fewcore adapt` wrote, whose results may go."""
     try:
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        for entry in entries:
-            write_result(folder / FOLDER / entry.key, entry)
-    except OSError as error:
-        raise ResourceError(
-            f"{folder}: cannot be written: {error.strerror or error}; expected a disk with room"
-        ) from error
+        records = read_models(folder)
+        names = [place.name for place in (folder / FOLDER).iterdir()]
+    except (DataError, OSError):
+        return False
+    run = (folder / "pipeline.yaml").exists() or not all(record.adapted for record in records)
+    return bool(records) and not run and all(map(KEY.fullmatch, names))
 
 
 def component_of(recipe: Recipe) -> tuple[Offer, Any]:

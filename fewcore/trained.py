@@ -16,8 +16,8 @@ from fewcore.errors import DataError, NumericalError, PluginError, Problem
 from fewcore.file_predictions import FilePredictions
 from fewcore.new_files import NewFile, labelled_files, listed, read_all
 from fewcore.new_images import Fitting, Window
-from fewcore.rebuilding import Results, adapted, built, component_of, keep_results
-from fewcore.records import ModelRecord, chosen, read_models, write_records
+from fewcore.rebuilding import Results, adapted, built, component_of, is_adapted_model, keep_model
+from fewcore.records import ModelRecord, chosen, read_models
 from fewcore.run import ProgressSink, Run, device_named
 from fewcore.seeds import child_seed, numpy_generator
 from fewcore.store import Entry, digest
@@ -152,9 +152,7 @@ class TrainedModel:
         adapted(self.record.recipe, self._adapted[1], needed)
         if self.record.vectors is not None:
             built(self.record.vectors, needed)
-        out.mkdir(parents=True, exist_ok=True)
-        keep_results([*needed.used.values(), self._adapted[1]], out)
-        write_records([replace(self.record, store="")], out)
+        keep_model([*needed.used.values(), self._adapted[1]], replace(self.record, store=""), out)
         return out
 
     # ---- images
@@ -215,8 +213,7 @@ def check_model_folder(out: Path, overwrite: bool) -> None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    model = out.is_dir() and (out / "results").is_dir() and not (out / "pipeline.yaml").exists()
-    if not model:
+    if not is_adapted_model(out):
         raise DataError(Problem(str(out), "something else there", "a new folder for the model", "type --out FOLDER"))
     if not overwrite:
         raise DataError(Problem(str(out), "a model there", "a new folder", "type --overwrite to write in its place"))

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import fewcore
-from fewcore import DataError, NumericalError, PipelineError, PluginError, pipeline
+from fewcore import DataError, NumericalError, PipelineError, PluginError, ResourceError, pipeline
 from fewcore.cli import main
 from fewcore.new_images import Fitting
 from fewcore.plugins import load_registry
@@ -337,6 +337,47 @@ def test_a_model_never_takes_the_place_of_something_else(place, tmp_path):
     model.save(tmp_path / "empty")
     assert "type --overwrite to write in its place" in refusal(DataError, lambda: model.save(tmp_path / "empty"))
     model.save(tmp_path / "empty", overwrite=True)
+
+
+def test_a_stranger_s_results_are_never_deleted(place, tmp_path):
+    model = fewcore.load_model(place / "run", "knn").adapt(place / "labelled")
+    stranger = tmp_path / "study"
+    (stranger / "results").mkdir(parents=True)
+    (stranger / "results" / "auc.csv").write_text("0.9")
+    mixed = model.save(tmp_path / "mixed")
+    (mixed / "results" / "auc.csv").write_text("0.9")
+    records = broken(place, tmp_path, lambda said: None)
+    (records / "pipeline.yaml").unlink()
+    (records / "results").mkdir()
+    for folder in (stranger, mixed, records):
+        before = sorted(folder.rglob("*"))
+        text = refusal(DataError, lambda folder=folder: model.save(folder, overwrite=True))
+        assert text == f"{folder}: something else there; expected a new folder for the model (type --out FOLDER)"
+        assert sorted(folder.rglob("*")) == before
+
+
+def test_a_model_that_is_written_over_is_there_until_the_new_one_is(place, tmp_path, monkeypatch):
+    trained = fewcore.load_model(place / "run", "knn", device="cpu")
+    old, new = (trained.adapt(place / "labelled", 2, seed) for seed in (0, 1))
+    folder = old.save(tmp_path / "model")
+    (folder / "notes.txt").write_text("mine")
+
+    def full(path, entry):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fewcore.rebuilding.write_result", full)
+        assert "No space left on device" in refusal(ResourceError, lambda: new.save(folder, overwrite=True))
+    said = fewcore.load_model(folder, device="cpu").predict(place / "new")
+    np.testing.assert_array_equal(said.scores, old.predict(place / "new").scores)
+    keys = {path.name for path in (folder / "results").iterdir()}
+    new.save(folder, overwrite=True)
+    said = fewcore.load_model(folder, device="cpu").predict(place / "new")
+    np.testing.assert_array_equal(said.scores, new.predict(place / "new").scores)
+    left = {path.name for path in (folder / "results").iterdir()}
+    assert len(left) == len(keys)
+    assert left != keys
+    assert sorted(path.name for path in folder.iterdir()) == ["models.json", "notes.txt", "results"]
 
 
 def test_every_bad_file_is_named_and_nothing_is_written(place, tmp_path):

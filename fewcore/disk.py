@@ -1,0 +1,40 @@
+"""Folders that are written for people: whether they can be, before work is done for them, and what is told where they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fewcore.errors import ResourceError
+
+TEMPORARY = ".fewcore-"
+"""Begins the names of folders in which files are written before they are put in their places."""
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """Turn errors of the disk into one that names the folder.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        found = f"{folder}: cannot be written: {error.strerror or error}"
+        raise ResourceError(f"{found}; expected a folder that can be, on a disk with room") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, or cannot be made where it is none; what is tried leaves nothing.
+
+    Raises:
+        ResourceError: as said.
+
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    with written(folder), TemporaryDirectory(dir=there, prefix=TEMPORARY):
+        pass
