@@ -140,6 +140,8 @@ def _record(session: Session, node: Node) -> ModelRecord:
     data = node.others[node.stage.data]
     images = session.table(data).images
     vectors = node.others[node.stage.vectors] if node.stage.vectors else None
+    # What has read no labels tells groups apart, of which no one knows the names.
+    named = node.stage.offer.component.needs_labels or node.stage.kind == "meta_learner"
     return ModelRecord(
         node.stage.name,
         {**node.cell.matrix, **node.cell.select, **node.cell.repeat},
@@ -148,7 +150,7 @@ def _record(session: Session, node: Node) -> ModelRecord:
         _recipe(session, data) if hasattr(data.stage.component, "prepare") else None,
         images.spec,
         str(images.images.dtype),
-        images.class_names,
+        images.class_names if named else (),
         {name: target.names for name, target in images.targets.items() if target.kind == "masks"},
         str(session.store.root),
     )

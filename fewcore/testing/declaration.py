@@ -19,6 +19,8 @@ from fewcore.options import describe_options, json_schema, option_types, read_op
 from fewcore.testing.trial import STORED, Setup, Trial, complain
 
 HELPERS = ("sources",)
+OF_KIND = {"dataset": ("prepare",)}
+"""What components may offer beside their verb: all of them, and those of one kind."""
 BUILD = ("shape", "n_outputs", "generator")
 
 
@@ -101,11 +103,11 @@ def wrong_options_are_refused(offer: Offer, setup: Setup) -> None:
 
 
 def has_one_verb(offer: Offer, setup: Setup) -> None:  # noqa: ARG001
-    """The class has the verb of its kind and nothing else that is public and can be called."""
+    """The class has the verb of its kind and, but for `sources` and a data set's `prepare`, nothing public that can be called."""
     cls, verb = offer.load(), KINDS[offer.kind].verb
     if not callable(getattr(cls, verb, None)):
         complain(offer, f"no method {verb} in {cls.__name__}", "the verb of its kind", f"def {verb}(self, ...)")
-    allowed = {verb, *HELPERS}
+    allowed = {verb, *HELPERS, *OF_KIND.get(offer.kind, ())}
     for name in dir(cls):
         member = inspect.getattr_static(cls, name)
         if name.startswith("_") or name in allowed or isinstance(member, property):
