@@ -4,15 +4,17 @@ Of the group `fewcore.readers` each is named by the end of the files' names (`ni
 returns the image, (h, w), or the slices of a volume, (d, h, w), finite numbers in their own unit. It raises `DataError` where it
 cannot, and says nothing of a header's content.
 
-Of the group `fewcore.writers` each has such a name too, and is a function `write(mask, source, target)`: it writes a mask (d, h, w)
-uint8 of 0 and 1, rows and slices in the reader's order, as a file of the source's format and geometry.
+Of the group `fewcore.writers` each has such a name too, and is a function `write(mask, source, target, structure)`: it writes a mask
+(d, h, w) uint8 of 0 and 1, rows and slices in the reader's order, as a file of the source's format and geometry, which may name the
+structure that it is the mask of.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,8 +52,14 @@ def suffix_of(name: str) -> str:
     return name[-len(point.name) - 1 :] if point is not None else Path(name).suffix if is_plain(name) else ""
 
 
+@cache
+def offered(group: str) -> EntryPoints:
+    """Return what plugins offer of a group; what is installed is looked through once, and not for each file."""
+    return entry_points(group=group)
+
+
 def _point(group: str, name: str) -> EntryPoint | None:
-    found = [point for point in entry_points(group=group) if name.lower().endswith(f".{point.name.lower()}")]
+    found = [point for point in offered(group) if name.lower().endswith(f".{point.name.lower()}")]
     return max(found, key=lambda point: len(point.name), default=None)
 
 
@@ -100,8 +108,8 @@ def can_write(name: str) -> bool:
     return _point(WRITERS, name) is not None
 
 
-def write_mask(mask: Array, source: Path, target: Path) -> None:
-    """Write a mask (d, h, w) of 0 and 1 in the format and geometry of the file from which it was made.
+def write_mask(mask: Array, source: Path, target: Path, structure: str) -> None:
+    """Write the mask (d, h, w) of 0 and 1 of a structure in the format and geometry of the file from which it was made.
 
     Raises:
         Unusable: there is no writer, or it refuses.
@@ -110,9 +118,9 @@ def write_mask(mask: Array, source: Path, target: Path) -> None:
     point = _point(WRITERS, source.name)
     if point is None:
         raise Unusable("a file of a format in which no plugin writes masks; expected PNG, JPEG, TIFF, NIfTI or DICOM")
-    write = cast("Callable[[Array, Path, Path], None]", _loaded(point, "writer"))
+    write = cast("Callable[[Array, Path, Path, str], None]", _loaded(point, "writer"))
     try:
-        write(mask, source, target)
+        write(mask, source, target, structure)
     except DataError as error:
         raise Unusable("; ".join(str(problem) for problem in error.problems)) from error
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import zipfile
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from fewcore import DataError, Run
+from fewcore import DataError, Run, readers
 from fewcore.builtin.films import objects_of, widened
 from fewcore.builtin.folder import Folder
 
@@ -372,8 +373,20 @@ def reader(tmp_path, monkeypatch):
     (info / "entry_points.txt").write_text("[fewcore.readers]\ntxt = stranger_reader:read\n")
     (site / "stranger_reader.py").write_text(READER)
     monkeypatch.syspath_prepend(str(site))
+    readers.offered.cache_clear()
     yield site / "stranger_reader.py"
+    readers.offered.cache_clear()
     sys.modules.pop("stranger_reader", None)
+
+
+def test_what_is_installed_is_looked_through_once_and_not_for_each_file(root, reader, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(readers, "entry_points", lambda group: looked.append(group) or entry_points(group=group))
+    for number in range(20):
+        np.savetxt(tmp_path / f"{number}.txt", [[number]])
+        assert readers.read_values(tmp_path / f"{number}.txt", f"{number}.txt").item() == number
+        assert not readers.can_write(f"{number}.txt")
+    assert sorted(looked) == ["fewcore.readers", "fewcore.writers"]
 
 
 def test_plugins_read_other_formats(root, reader, tmp_path):
@@ -408,7 +421,7 @@ def test_files_that_readers_refuse_are_told(root, reader):
     )
     assert problems(root) == [
         "labels.csv line 2: images/a.txt: numbers that are none; expected numbers",
-        "labels.csv line 3: images/b.txt: float64 (1, 2); expected one image of finite numbers",
+        "labels.csv line 3: images/b.txt: float64 (1, 2); expected one image, or slices, of finite numbers",
         "labels.csv line 4: masks/c.txt: a mask of other values than whole numbers from 0; expected 0 where nothing is",
         "labels.csv line 5: images/e.bmp: a file of another format; expected PNG, JPEG, TIFF, or what a plugin reads "
         "(NIfTI and DICOM: pip install 'fewcore[medical]')",
