@@ -16,7 +16,8 @@ from PIL import Image
 
 from fewcore import readers
 from fewcore.contracts import Array, Predictions
-from fewcore.errors import DataError, Problem, ResourceError
+from fewcore.disk import TEMPORARY, written
+from fewcore.errors import DataError, FewcoreError, Problem
 from fewcore.image_files import FORMATS, Unusable
 from fewcore.new_files import NewFile
 from fewcore.new_images import Fitting
@@ -53,12 +54,10 @@ class FilePredictions:
         """Return predictions of the images of files with the names of the record's classes and structures."""
         rows = np.repeat(np.arange(len(files)), [file.n_slices for file in files])
         classes = _named(record.classes, 0 if made.scores is None else made.scores.shape[1], "class")
-        known = [
-            names
-            for names in record.structures.values()
-            if made.masks is not None and len(names) == made.masks.shape[1]
-        ]
-        structures = _named(known[0] if known else (), 0 if made.masks is None else made.masks.shape[1], "structure")
+        n_masks = 0 if made.masks is None else made.masks.shape[1]
+        # Where several targets have as many structures, which of them the model learnt is not known.
+        known = {names for names in record.structures.values() if len(names) == n_masks}
+        structures = _named(known.pop() if len(known) == 1 else (), n_masks, "structure")
         values = (made.scores, made.values, made.value_names, made.masks)
         return cls(tuple(files), rows, classes, structures, *values, fitting)
 
@@ -88,7 +87,7 @@ class FilePredictions:
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write `predictions.csv` and, where the model makes masks, a file for each image and structure in `masks/`.
 
-        Returns the folder. Each file is whole or not there.
+        Returns the folder. All files are there, or none is.
 
         Raises:
             DataError: files are there already, two masks would have one name, or a format cannot be written.
@@ -97,35 +96,48 @@ class FilePredictions:
         """
         out = Path(folder)
         targets = self._targets(out, overwrite)
+        new = not out.exists()
         try:
-            for number in range(len(self.files)) if self.structures else ():
-                for mask, target in zip(self.masks(number), targets[number], strict=True):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    _write_mask(mask, self.files[number], target)
-            out.mkdir(parents=True, exist_ok=True)
-            _replaced(
-                out / TABLE, lambda path: path.write_text(self._table(out, targets), encoding="utf-8", newline="")
-            )
-        except OSError as error:
-            raise ResourceError(
-                f"{out}: cannot be written: {error.strerror or error}; expected a disk with room"
-            ) from error
+            with written(out):
+                out.mkdir(parents=True, exist_ok=True)
+                with TemporaryDirectory(dir=out, prefix=TEMPORARY) as temporary:
+                    self._write(Path(temporary), out, targets)
+        except FewcoreError:
+            if new and out.is_dir() and not any(out.iterdir()):
+                out.rmdir()
+            raise
         return out
+
+    def _write(self, temporary: Path, out: Path, targets: list[list[Path]]) -> None:
+        """Write all files into a temporary folder, then put them in their places; the table last."""
+        moves: dict[Path, Path] = {}
+        for number in range(len(self.files)) if self.structures else ():
+            for mask, target, structure in zip(self.masks(number), targets[number], self.structures, strict=True):
+                # Names as they will be: a writer may go by them.
+                place = moves[target] = temporary / target.relative_to(out)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _write_mask(mask, self.files[number], place, structure)
+        table = moves[out / TABLE] = temporary / TABLE
+        table.write_text(self._table(out, targets), encoding="utf-8", newline="")
+        for target, place in moves.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            place.replace(target)
 
     def _targets(self, out: Path, overwrite: bool) -> list[list[Path]]:
         """Return the mask files of each file, one a structure."""
         problems: list[Problem] = []
-        seen: dict[Path, NewFile] = {}
+        seen: dict[Path, str] = {}
         targets = [
             [out / MASKS / _mask_name(file.name, structure) for structure in self.structures] for file in self.files
         ]
         for file, masks in zip(self.files, targets, strict=True):
             if masks and not (readers.is_plain(file.name) or readers.can_write(file.name)):
                 problems.append(Problem(str(file.path), "a format in which no plugin writes masks", "another format"))
-            for mask in masks:
-                if seen.setdefault(mask, file) is not file:
-                    both = f"the same name of its mask as {seen[mask].path} has"
+            for mask, structure in zip(masks, self.structures, strict=True):
+                if mask in seen:
+                    both = f"the same name of its mask {structure} as the mask {seen[mask]}"
                     problems.append(Problem(str(file.path), both, "different names"))
+                seen[mask] = f"{structure} of {file.path}"
         there = [path for path in (out / TABLE, *seen) if path.exists()]
         if there and not overwrite:
             many = f"{there[0]}{f' and {len(there) - 1} more' if len(there) > 1 else ''}"
@@ -174,23 +186,15 @@ def _mask_name(name: str, structure: str) -> str:
     return f"{name[: len(name) - len(suffix)]}_{plain}{ending}"
 
 
-def _write_mask(mask: Array, file: NewFile, target: Path) -> None:
+def _write_mask(mask: Array, file: NewFile, target: Path, structure: str) -> None:
     """Write a mask (d, h, w) of 0 and 1 as its file is; as 0 and 255 in PNG and TIFF, with the file's resolution."""
     if not readers.is_plain(file.name):
         try:
-            _replaced(target, lambda path: readers.write_mask(mask, file.path, path))
+            readers.write_mask(mask, file.path, target, structure)
         except Unusable as error:
             raise DataError(Problem(str(file.path), str(error))) from error
         return
     with Image.open(file.path, formats=FORMATS) as image:
         dpi = image.info.get("dpi")
     kept: dict[str, Any] = {"dpi": tuple(map(float, dpi))} if dpi and min(dpi) > 0 else {}
-    _replaced(target, lambda path: Image.fromarray(mask[0] * np.uint8(255)).save(path, **kept))
-
-
-def _replaced(target: Path, write: Any) -> None:
-    """Have a file written in a folder beside its place, then put it there."""
-    with TemporaryDirectory(dir=target.parent, prefix=".fewcore-") as folder:
-        temporary = Path(folder) / target.name
-        write(temporary)
-        temporary.replace(target)
+    Image.fromarray(mask[0] * np.uint8(255)).save(target, **kept)

@@ -43,14 +43,18 @@ def listed(said: Iterable[str | Path], skip: Path | None = None, *, series: bool
     a folder of DICOM files is one volume.
 
     Raises:
-        DataError: what is missing, folders without images, and names that two files would have in results.
+        DataError: what is missing, folders without images, folders that are `skip` or lie in it, folders that hold other
+            images beside a volume's slices, and names that two files would have in results.
 
     """
     problems: list[Problem] = []
     found: dict[str, NewFile] = {}
     places = [Path(place) for place in said]
     for place in places:
-        files = _images_in(place, skip, series) if place.is_dir() else [NewFile(place, place.name)]
+        if place.is_dir() and skip is not None and place.resolve().is_relative_to(skip.resolve()):
+            problems.append(Problem(str(place), "the folder of the results", "one of images", "type another --out"))
+            continue
+        files = _images_in(place, skip, series, problems) if place.is_dir() else [NewFile(place, place.name)]
         if place.is_dir() and not files:
             problems.append(Problem(str(place), "no images", FORMATS))
         elif not place.exists():
@@ -70,17 +74,26 @@ def listed(said: Iterable[str | Path], skip: Path | None = None, *, series: bool
 def labelled_files(folder: Path, *, series: bool = False) -> tuple[tuple[str, ...], list[NewFile], Array]:
     """Return the classes of a folder, which are its sub-folders, all images in them, and the class of each, (n,).
 
+    With `series` a folder of DICOM files is one volume; the folder of a class may be one itself.
+
     Raises:
-        DataError: there is no such folder, fewer than two classes, a class without images, or images beside the classes.
+        DataError: there is no such folder, fewer than two classes, a class without images, images beside the classes, or
+            beside a volume's slices.
 
     """
     if not folder.is_dir():
         expected = "a folder with a sub-folder of images for each class"
         raise DataError(Problem(str(folder), "no such folder", expected, "type --labelled DIR"))
     names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    files = _images_in(folder, None, series)
-    problems = []
-    if loose := [file.name for file in files if "/" not in file.name]:
+    problems: list[Problem] = []
+    files = _images_in(folder, None, series, problems)
+    inside = [file.path.relative_to(folder).parts for file in files]
+    # A file is in a class where a folder leads to it; a volume where its own folder is in the class, or is it.
+    labels = [
+        parts[0] if len(parts) > 1 or parts and file.path.is_dir() else ""
+        for file, parts in zip(files, inside, strict=True)
+    ]
+    if loose := [file.name for file, label in zip(files, labels, strict=True) if not label]:
         expected = "every image in the sub-folder of its class"
         problems.append(
             Problem(str(folder), f"{len(loose)} images beside the sub-folders, such as {loose[0]}", expected)
@@ -88,7 +101,6 @@ def labelled_files(folder: Path, *, series: bool = False) -> tuple[tuple[str, ..
     if len(names) < 2:
         there = f"{len(names)} sub-folders"
         problems.append(Problem(str(folder), there, "at least two, one for each class"))
-    labels = [file.name.partition("/")[0] for file in files if "/" in file.name]
     problems += [Problem(str(folder / name), "no images", FORMATS) for name in names if name not in labels]
     if problems:
         raise DataError(*problems, title=_title(len(problems)))
@@ -129,25 +141,34 @@ def _title(count: int) -> str:
     return "new files" if count > 1 else ""
 
 
-def _images_in(folder: Path, skip: Path | None, series: bool) -> list[NewFile]:
-    """Return the images of a folder in the order of their names, without opening any."""
-    return sorted(_walked(folder, skip, series), key=lambda file: file.name)
+def _images_in(folder: Path, skip: Path | None, series: bool, problems: list[Problem]) -> list[NewFile]:
+    """Return the images of a folder in the order of their names, without opening any, and add what is wrong with it."""
+    return sorted(_walked(folder, skip, series, problems), key=lambda file: file.name)
 
 
-def _walked(folder: Path, skip: Path | None, series: bool) -> Iterator[NewFile]:
+def _walked(folder: Path, skip: Path | None, series: bool, problems: list[Problem]) -> Iterator[NewFile]:
     passed = None if skip is None else skip.resolve()
+    volumes: list[Path] = []
     for place, folders, names in os.walk(folder):
         here = Path(place)
         folders[:] = [n for n in folders if not n.startswith(".") and (here / n).resolve() != passed]
-        if series and any(name.lower().endswith(SERIES) and not name.startswith(".") for name in names):
-            inside = here.relative_to(folder).as_posix()
-            yield NewFile(here, folder.name if inside == "." else inside)
-            folders[:] = []
+        images = [name for name in names if not name.startswith(".") and readers.suffix_of(name)]
+        slices = [name for name in images if series and name.lower().endswith(SERIES)]
+        volume = next((volume for volume in volumes if here.is_relative_to(volume)), None)
+        others = images if volume is not None else [name for name in images if slices and name not in slices]
+        if others:
+            found = f"other images beside the DICOM files of one volume, such as {here / others[0]}"
+            problems.append(Problem(str(volume or here), found, "one series a folder, and nothing else in it"))
+        if volume is not None:
             continue
-        for name in names:
-            if not name.startswith(".") and readers.suffix_of(name):
-                path = here / name
-                yield NewFile(path, path.relative_to(folder).as_posix())
+        if slices:
+            volumes.append(here)
+            inside = here.relative_to(folder).as_posix()
+            yield NewFile(here, folder.resolve().name if inside == "." else inside)
+            continue
+        for name in images:
+            path = here / name
+            yield NewFile(path, path.relative_to(folder).as_posix())
 
 
 def _tried(path: Path, fitting: Fitting) -> NewImages | Unusable:

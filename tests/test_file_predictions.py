@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fewcore import DataError, Predictions, Run
+from fewcore import DataError, Predictions, ResourceError, Run
 from fewcore.contracts import ImageSpec
 from fewcore.file_predictions import FilePredictions
 from fewcore.new_files import listed, read_all
@@ -107,9 +108,41 @@ def test_two_masks_never_have_one_name(tmp_path):
     save(tmp_path / "in" / "a.png")
     save(tmp_path / "in" / "a.jpg")
     found = made([tmp_path / "in"], masks=left_and_right(2))
-    with pytest.raises(DataError, match=r"a\.png: the same name of its mask as .*a\.jpg has; expected different names"):
+    said = r"a\.png: the same name of its mask heart as the mask heart of .*a\.jpg; expected different names"
+    with pytest.raises(DataError, match=said):
         found.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_structures_of_a_file_never_have_one_mask(tmp_path):
+    record = replace(RECORD, structures={"mask": ("<6 mm", ">6 mm")})
+    found = made([save(tmp_path / "a.png")], record, masks=left_and_right(1))
+    with pytest.raises(
+        DataError, match=r"a\.png: the same name of its mask >6 mm as the mask <6 mm of .*a\.png; expected"
+    ):
+        found.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_structures_are_numbers_where_several_targets_have_as_many(tmp_path):
+    record = replace(RECORD, structures={"lungs": ("left", "right"), "heart": ("heart", "aorta")})
+    path = save(tmp_path / "a.png")
+    assert made([path], record, masks=left_and_right(1)).structures == ("structure 1", "structure 2")
+    same = replace(RECORD, structures={"reader 1": ("left", "right"), "reader 2": ("left", "right")})
+    assert made([path], same, masks=left_and_right(1)).structures == ("left", "right")
+
+
+def test_all_files_are_written_or_none_is(tmp_path):
+    found = made([save(tmp_path / "in" / "a.png"), save(tmp_path / "in" / "b.png")], masks=left_and_right(2))
+    (tmp_path / "in" / "b.png").unlink()
+    with pytest.raises(ResourceError, match="out: cannot be written: No such file"):
+        found.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ResourceError):
+        found.save(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
 def test_names_that_a_spreadsheet_would_run_are_harmless(tmp_path):

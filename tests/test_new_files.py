@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint, EntryPoints
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from fewcore import DataError, Run
+from fewcore import DataError, Run, readers
 from fewcore.contracts import ImageSpec
 from fewcore.new_files import labelled_files, listed, read_all
 from fewcore.new_images import Fitting
@@ -34,6 +36,16 @@ def test_folders_are_walked_in_the_order_of_names_and_what_is_no_image_is_passed
     found = listed([tmp_path], skip=tmp_path / "out")
     assert [file.name for file in found] == ["a.tif", "b/1.JPG", "b/2.png"]
     assert found[1].path == tmp_path / "b" / "1.JPG"
+
+
+def test_the_results_of_an_earlier_run_are_no_new_images(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "out" / "masks" / "a_lung.png")
+    told = "the folder of the results; expected one of images (type another --out)"
+    assert problems(lambda: listed([tmp_path], skip=tmp_path)) == [f"{tmp_path}: {told}"]
+    for place in (tmp_path / "out", tmp_path / "out" / "masks"):
+        assert problems(lambda place=place: listed([place], skip=tmp_path / "out")) == [f"{place}: {told}"]
+    assert [file.name for file in listed([tmp_path], skip=tmp_path / "out")] == ["a.png"]
 
 
 def test_files_keep_their_names_and_twice_the_same_file_is_one(tmp_path):
@@ -101,3 +113,46 @@ def test_files_are_read_in_their_order_with_their_sizes(tmp_path):
         ("b.png", (10, 8), 1),
         ("c.png", (8, 8), 1),
     ]
+
+
+@pytest.fixture
+def dicom(monkeypatch):
+    """Have DICOM files listed, which are not opened here, whether or not a plugin reads them."""
+    points = EntryPoints((EntryPoint("dcm", "no:reader", readers.READERS),))
+    readers.offered.cache_clear()
+    monkeypatch.setattr(readers, "entry_points", lambda group: points.select(group=group))
+    yield
+    readers.offered.cache_clear()
+
+
+def empty(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_a_folder_of_dicom_files_is_one_volume_and_holds_nothing_else(tmp_path, dicom, monkeypatch):
+    for name in ("a/1.dcm", "a/2.DCM", "a/notes.txt", "b/c/1.dcm"):
+        empty(tmp_path / "x" / name)
+    assert [file.name for file in listed([tmp_path / "x"], series=True)] == ["a", "b/c"]
+    monkeypatch.chdir(tmp_path / "x" / "a")
+    assert [file.name for file in listed(["."], series=True)] == ["a"]
+    for name in ("d/1.dcm", "d/film.png", "d/later/1.dcm", "e/1.dcm", "e/deep/2.png"):
+        empty(tmp_path / "x" / name)
+    one = "; expected one series a folder, and nothing else in it"
+    assert sorted(problems(lambda: listed([tmp_path / "x"], series=True))) == [
+        f"{tmp_path / 'x' / volume}: other images beside the DICOM files of one volume, such as {tmp_path / 'x' / other}{one}"
+        for volume, other in (("d", "d/film.png"), ("d", "d/later/1.dcm"), ("e", "e/deep/2.png"))
+    ]
+    assert len(listed([tmp_path / "x"])) == 8, "each file is an image where no volumes are read"
+
+
+def test_the_folder_of_a_class_may_be_one_volume(tmp_path, dicom):
+    for name in ("benign/1.dcm", "benign/2.dcm", "malignant/p1/1.dcm", "malignant/p2/1.dcm"):
+        empty(tmp_path / name)
+    names, files, labels = labelled_files(tmp_path, series=True)
+    assert names == ("benign", "malignant")
+    assert [file.name for file in files] == ["benign", "malignant/p1", "malignant/p2"]
+    assert labels.tolist() == [0, 1, 1]
+    empty(tmp_path / "3.dcm")
+    assert "images beside the sub-folders" in "".join(problems(lambda: labelled_files(tmp_path, series=True)))
