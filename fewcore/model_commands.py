@@ -99,8 +99,10 @@ def predict(
     what plugins read (NIfTI, DICOM). They go through the steps that the model's images went through. All are checked
     first: where one cannot be used, all such are listed and nothing is written.
     """
+    from fewcore.disk import check_writable
     from fewcore.file_predictions import TABLE
 
+    check_writable(out)
     if (out / TABLE).exists() and not overwrite:
         raise DataError(Problem(str(out / TABLE), "there already", "new files", "type --overwrite, or another --out"))
     with _loaded(model, "predict", stage, cells, window, device) as loaded:

@@ -90,7 +90,7 @@ def labelled_files(folder: Path, *, series: bool = False) -> tuple[tuple[str, ..
     inside = [file.path.relative_to(folder).parts for file in files]
     # A file is in a class where a folder leads to it; a volume where its own folder is in the class, or is it.
     labels = [
-        parts[0] if len(parts) > 1 or parts and file.path.is_dir() else ""
+        parts[0] if len(parts) > 1 or (parts and file.path.is_dir()) else ""
         for file, parts in zip(files, inside, strict=True)
     ]
     if loose := [file.name for file, label in zip(files, labels, strict=True) if not label]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewcore.contracts import IMAGE_DTYPES, ImageSpec, Meta
 from fewcore.errors import DataError, PipelineError, Problem, did_you_mean
+from fewcore.kinds import KINDS
 from fewcore.wiring import CLASSES, ROW_INPUTS
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Recipe:
         texts = (self.kind, self.component, self.version, self.key, self.data)
         if not (all(isinstance(text, str) for text in texts) and isinstance(self.options, Mapping)):
             raise TypeError("a recipe of other types")
+        if self.kind not in KINDS:
+            raise ValueError("a recipe of an unknown kind")
 
     def to_json(self) -> Meta:
         """Return the recipe as JSON."""
@@ -86,6 +89,17 @@ class ModelRecord:
     def __post_init__(self) -> None:
         if self.recipe.kind not in MODEL_KINDS or self.dtype not in IMAGE_DTYPES:
             raise ValueError("a record of no model")
+        if (self.vectors and self.vectors.kind != "embedder") or (self.data and self.data.kind != "dataset"):
+            raise ValueError("vectors of no embedder, or images of no data set")
+        texts = (self.stage, self.store, self.adapted, *self.classes, *(n for v in self.structures.values() for n in v))
+        tables = (self.conditions, self.labelled, self.spec.preparation)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(table, Mapping) for table in tables):
+            raise TypeError("a record of other types")
+        said = self.spec.preparation
+        steps = () if self.data else (said.get("bits", 1), said.get("max_pixels", 1), *(said.get("window") or ()))
+        numbers = (*self.spec.size, self.spec.channels, *self.spec.value_range, *steps)
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError("images of no sizes or values")
 
     @property
     def title(self) -> str:
@@ -111,10 +125,16 @@ class ModelRecord:
         made = {
             **{name: said[name] and Recipe.from_json(said[name]) for name in RECIPES},
             "spec": ImageSpec.from_json(said["spec"]),
-            "classes": tuple(said["classes"]),
-            "structures": {name: tuple(names) for name, names in said["structures"].items()},
+            "classes": tuple(_listed(said["classes"])),
+            "structures": {name: tuple(_listed(names)) for name, names in said["structures"].items()},
         }
         return cls(**{**said, **made})
+
+
+def _listed(said: Any) -> list[Any]:
+    if not isinstance(said, list):
+        raise TypeError("a text in place of several")
+    return said
 
 
 def write_models(session: Session, nodes: Sequence[Node], folder: Path) -> None:
@@ -180,6 +200,8 @@ def read_models(folder: Path) -> tuple[ModelRecord, ...]:
     path = folder / FILE
     again = f"fewcore run {folder / 'pipeline.yaml'} --out {folder}"
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("no regular file")
         said = json.loads(path.read_text(encoding="utf-8"))
         if said["format"] != FORMAT:
             raise DataError(Problem(str(path), f"format {said['format']}", f"format {FORMAT}", "update fewcore"))

@@ -108,12 +108,22 @@ def read_result(folder: Path, key: str) -> Entry:
         ValueError: a file was changed. Damaged files may raise KeyError, TypeError or OSError too.
 
     """
+    # Names in a folder of a stranger may lead anywhere: only the regular files in it are opened.
+    own = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+    }
+    if "manifest.json" not in own:
+        raise FileNotFoundError(folder / "manifest.json")
     files = json.loads((folder / "manifest.json").read_text())["files"]
+    if missing := {"meta.json", "recipe.json", "facts.json", *files} - (own & {*files}):
+        raise FileNotFoundError(f"{folder}: {min(missing)}")
     if any(file_digest(folder / name) != wanted for name, wanted in files.items()):
         raise ValueError("a checksum differs")
     texts = [(folder / f"{name}.json").read_text() for name in ("meta", "recipe", "facts")]
     meta, recipe, facts = map(json.loads, texts)
     names = facts.pop("arrays")
+    if not {f"arrays/{number}.npy" for number in range(len(names))} <= {*files}:
+        raise ValueError("an array without a checksum")
     arrays = {name: _load(folder / "arrays" / f"{number}.npy") for number, name in enumerate(names)}
     return Entry(key, arrays, meta, recipe, facts)
 

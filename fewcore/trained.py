@@ -12,7 +12,8 @@ import numpy as np
 from fewcore.blame import blame
 from fewcore.components import Offer
 from fewcore.contracts import Array, ImageSet, Predictions, Target
-from fewcore.errors import DataError, NumericalError, PluginError, Problem
+from fewcore.disk import check_writable
+from fewcore.errors import DataError, NumericalError, PipelineError, PluginError, Problem
 from fewcore.file_predictions import FilePredictions
 from fewcore.new_files import NewFile, labelled_files, listed, read_all
 from fewcore.new_images import Fitting, Window
@@ -111,11 +112,14 @@ class TrainedModel:
         `n_shot` images of each class are drawn from `seed`; None takes all.
 
         Raises:
+            PipelineError: `n_shot` is below 1.
             DataError: everything that is wrong with the files, at once; too few images or classes; or the model is none
                 that can be adapted.
 
         """
         self._check_use("adapt")
+        if n_shot is not None and n_shot < 1:
+            raise PipelineError(Problem("n_shot", str(n_shot), "at least 1, or None for all images"))
         run = self._run("adapt", seed)
         fitting = self._fitting(window)
         names, found, labels = labelled_files(Path(folder), series=fitting.takes_series)
@@ -158,7 +162,13 @@ class TrainedModel:
     # ---- images
 
     def _fitting(self, window: Window | None) -> Fitting:
-        prepare = component_of(self.record.data)[1].prepare if self.record.data is not None else None
+        prepare = None
+        if self.record.data is not None:
+            offer, data = component_of(self.record.data)
+            prepare = getattr(data, "prepare", None)
+            if not callable(prepare):
+                found = f"{self.record.title}: {offer.full_name} {offer.version}, which has no way for new files"
+                raise PluginError(f"{found}; expected one with prepare, as {self.record.data.version} had")
         return Fitting(self.record.spec, self.record.dtype, window, prepare)
 
     def _images(
@@ -209,8 +219,11 @@ def check_model_folder(out: Path, overwrite: bool) -> None:
 
     Raises:
         DataError: as said.
+        ResourceError: it cannot be written.
 
     """
+    if not out.exists() or out.is_dir():
+        check_writable(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_adapted_model(out):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,8 @@ stages:
   near:    {learner: nearest-neighbour, from: {embeddings: pixels}}
 """
 
+NOTHING = {"component": "fewcore:labels", "version": "1", "options": {}, "key": "0" * 32, "data": "", "inputs": {}}
+SPEC = {"size": [8, 8], "channels": 1, "value_range": [0, 255], "spacing": None, "preparation": {}}
 OUTCOMES = {}
 """What each run predicted of its own test images."""
 
@@ -444,6 +447,31 @@ def test_an_unknown_stage_or_cell_is_refused_with_what_there_is(place):
             DataError,
             r"no readable records of models \(TypeError\)",
         ),
+        *(
+            (lambda said, change=change: said["models"][1].update(change), DataError, r"no readable records of models")
+            for change in (
+                {"vectors": {**NOTHING, "kind": "backbone"}},
+                {"vectors": {**NOTHING, "kind": "gone"}},
+                {"data": {**NOTHING, "kind": "embedder"}},
+                {"conditions": []},
+                {"labelled": [3]},
+                {"classes": "ab"},
+                {"classes": [1]},
+                {"structures": {"mask": "lung"}},
+                {"store": 3},
+                {"stage": None},
+                {"spec": {**SPEC, "size": ["8", "8"]}},
+                {"spec": {**SPEC, "preparation": {"bits": "many"}}},
+                {"spec": {**SPEC, "preparation": [1]}},
+            )
+        ),
+        (
+            lambda said: said["models"][1].update(
+                data={**NOTHING, "kind": "dataset", "component": "fewcore:folder", "options": {"path": "x"}}
+            ),
+            PluginError,
+            "fewcore:folder .*, which has no way for new files; expected one with prepare",
+        ),
         (
             lambda said: said["models"][1]["recipe"].update(key="../../etc"),
             DataError,
@@ -473,6 +501,55 @@ def test_a_damaged_model_is_refused(place, tmp_path):
         path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     model = fewcore.load_model(tmp_path / "model")
     assert "no result of knn, or a damaged one" in refusal(DataError, lambda: model.predict(place / "new"))
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../../../secret.txt", "meta.json/../../x", "pipe", "link.json"])
+def test_only_the_files_of_a_result_are_opened(place, tmp_path, name):
+    fewcore.load_model(place / "run", "knn").adapt(place / "labelled").save(tmp_path / "model")
+    (tmp_path / "secret.txt").write_text("secret")
+    for manifest in (tmp_path / "model" / "results").rglob("manifest.json"):
+        os.mkfifo(manifest.parent / "pipe")
+        (manifest.parent / "link.json").symlink_to("/dev/zero")
+        said = json.loads(manifest.read_text())
+        said["files"][name] = "0" * 64
+        manifest.write_text(json.dumps(said))
+    model = fewcore.load_model(tmp_path / "model")
+    assert "no result of knn, or a damaged one" in refusal(DataError, lambda: model.predict(place / "new"))
+
+
+def test_what_a_manifest_does_not_name_is_not_read(place, tmp_path):
+    fewcore.load_model(place / "run", "knn").adapt(place / "labelled").save(tmp_path / "model")
+    for manifest in (tmp_path / "model" / "results").rglob("manifest.json"):
+        manifest.write_text(json.dumps({"files": {}}))
+    model = fewcore.load_model(tmp_path / "model")
+    assert "no result of knn, or a damaged one" in refusal(DataError, lambda: model.predict(place / "new"))
+
+
+def test_records_that_are_no_file_do_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "models.json")
+    text = refusal(DataError, lambda: fewcore.load_model(tmp_path))
+    assert text.startswith(f"{tmp_path / 'models.json'}: no readable records of models (OSError)")
+
+
+@pytest.mark.parametrize("shots", [0, -1])
+def test_no_shots_are_refused(place, shots):
+    model = fewcore.load_model(place / "run", "knn")
+    said = f"n_shot: {shots}; expected at least 1, or None for all images"
+    assert refusal(PipelineError, lambda: model.adapt(place / "labelled", shots)) == said
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_done(place, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out"
+    for said in (("adapt", "run", "--labelled", "gone"), ("predict", "run", "gone")):
+        code, _, told = command(*said, "--stage", "knn", "--out", out, cwd=place)
+        assert (code, told) == (
+            5,
+            f"{out}: cannot be written: Not a directory; expected a folder that can be, on a disk with room\n",
+        )
+    model = fewcore.load_model(place / "run", "knn").adapt(place / "labelled")
+    assert "Not a directory" in refusal(ResourceError, lambda: model.save(out))
+    assert "Not a directory" in refusal(ResourceError, lambda: model.predict(place / "new").save(out))
 
 
 def test_predictions_that_are_no_numbers_are_refused(place):

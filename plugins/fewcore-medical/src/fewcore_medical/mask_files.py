@@ -53,7 +53,7 @@ def write_nifti_mask(mask: Array, source: Path, target: Path, structure: str) ->
         header.set_data_dtype(np.uint8)
         header.set_slope_inter(1, 0)
         header.extensions.clear()
-        for text in (name for name in header.keys() if header[name].dtype.kind == "S" and name != "magic"):
+        for text in (name for name in header if header[name].dtype.kind == "S" and name != "magic"):
             header[text] = b""
         header["descrip"] = _plain(f"mask {structure}").encode()
         header["cal_min"], header["cal_max"] = 0, 1
