@@ -128,6 +128,8 @@ def _loaded(
     cell = dict(said.split("=", 1) for said in cells)
     with Progress() as progress:
         model = load_model(folder, stage, cell, use=use, device=device, progress=progress)
+        for line in model.other_versions:
+            click.echo(line, err=True)
         if model.record.spec.preparation.get("per_object"):
             click.echo("the model learnt from patches around objects: each file is taken as one patch", err=True)
         yield model

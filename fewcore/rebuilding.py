@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,10 +18,10 @@ from fewcore.disk import TEMPORARY, written
 from fewcore.errors import DataError, PluginError, Problem
 from fewcore.kinds import KINDS
 from fewcore.nodes import LazyInputs, returned_class
-from fewcore.options import read_options
+from fewcore.options import describe_options, read_options
 from fewcore.plugins import load_registry
 from fewcore.records import ModelRecord, Recipe, read_models, write_records
-from fewcore.store import Entry, Store, default_root, read_result, write_result
+from fewcore.store import Entry, Store, default_root, read_result, user_root, write_result
 from fewcore.wiring import verb_parameters
 
 FOLDER = "results"
@@ -60,8 +61,9 @@ class Results:
         found = f"no result of {title} in {default_root()}: it was cleaned, or lies elsewhere"
         pipeline = self.folder / "pipeline.yaml"
         advice = f"type fewcore run {pipeline} --out {self.folder} to compute it again"
-        if self._store and Path(self._store) != default_root():
-            advice = f"the run kept it in {self._store}: set FEWCORE_CACHE to that folder; or {advice}"
+        kept = Path(self._store) if self._store else user_root()
+        if kept != default_root():
+            advice = f"the run kept it in {kept}: set FEWCORE_CACHE to that folder; or {advice}"
         return Problem(where, found, "the results that the run kept", advice)
 
 
@@ -87,7 +89,9 @@ def keep_model(entries: list[Entry], record: ModelRecord, folder: Path) -> None:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=TEMPORARY) as temporary:
             for entry in entries:
-                write_result(Path(temporary) / entry.key, entry)
+                # The model's record has the options already, and of files the model needs none.
+                recipe = {name: value for name, value in entry.recipe.items() if name not in ("options", "files")}
+                write_result(Path(temporary) / entry.key, replace(entry, recipe=recipe))
             for key in kept:
                 place = folder / FOLDER / key
                 if place.is_dir() and _read(place, key) is None:
@@ -111,6 +115,49 @@ def is_adapted_model(folder: Path) -> bool:
     return bool(records) and not run and all(map(KEY.fullmatch, names))
 
 
+def to_be_copied(record: ModelRecord) -> ModelRecord:
+    """Return a record without the paths of this machine: of the store, and of data that are not needed any more."""
+    conditions = {path: value for path, value in record.conditions.items() if not _is_path(path, value)}
+    data = record.data
+    if data is not None:
+        needed = {info.name for info in describe_options(_offer(data).load()) if info.required}
+        options = {
+            name: Path(value).name if _is_path(name, value) else value
+            for name, value in data.options.items()
+            if name in needed or not _is_path(name, value)
+        }
+        data = replace(data, options=options)
+    return replace(record, conditions=conditions, data=data, store="")
+
+
+def _is_path(name: str, value: Any) -> bool:
+    said = isinstance(value, str) and bool(value)
+    return said and (name == "path" or value.startswith("~") or Path(value).is_absolute())
+
+
+def other_versions(record: ModelRecord) -> tuple[str, ...]:
+    """Return a line for each component of a model that is installed in another version than that which made it.
+
+    Raises:
+        PluginError: no plugin offers a component.
+
+    """
+    recipes = [recipe for recipe in (record.recipe, record.vectors, record.data) if recipe is not None]
+    lines = []
+    while recipes:
+        recipe = recipes.pop(0)
+        offer = _offer(recipe)
+        if offer.version != recipe.version:
+            made = f"the model was made with {offer.full_name} {recipe.version}"
+            lines.append(f"{made}; {offer.version} is installed, and what it says may differ")
+        recipes += [source for sources in recipe.inputs.values() for source in sources]
+    return tuple(dict.fromkeys(lines))
+
+
+def _offer(recipe: Recipe) -> Offer:
+    return load_registry().find(recipe.kind, recipe.component)
+
+
 def component_of(recipe: Recipe) -> tuple[Offer, Any]:
     """Return the component of a recipe with its options, and who offers it.
 
@@ -118,7 +165,7 @@ def component_of(recipe: Recipe) -> tuple[Offer, Any]:
         PluginError: no plugin offers it (the message says what to install), or it has other options now.
 
     """
-    offer = load_registry().find(recipe.kind, recipe.component)
+    offer = _offer(recipe)
     component, problems = read_options(offer.load(), dict(recipe.options))
     if component is None:
         raise PluginError(*problems, title=f"{offer.full_name} {offer.version}, with options of {recipe.version}")

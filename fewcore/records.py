@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fewcore.contracts import IMAGE_DTYPES, ImageSpec, Meta
 from fewcore.errors import DataError, PipelineError, Problem, did_you_mean
 from fewcore.kinds import KINDS
+from fewcore.store import user_root
 from fewcore.wiring import CLASSES, ROW_INPUTS
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class ModelRecord:
 
     `vectors` is the embedder whose vectors stand in for images. `spec` and `dtype` are those of the images; `data` the
     component that read them, where it has steps of its own for new files, without them None. `classes` are the names that scores count; `structures` those of each target of masks.
+    `store` is where the run kept its results; empty for the user's own cache folder, whose path would name the user.
     `labelled` counts the images of each class to which the model was adapted, and `adapted` is the result's key.
     """
 
@@ -172,7 +174,7 @@ def _record(session: Session, node: Node) -> ModelRecord:
         str(images.images.dtype),
         images.class_names if named else (),
         {name: target.names for name, target in images.targets.items() if target.kind == "masks"},
-        str(session.store.root),
+        "" if session.store.root == user_root() else str(session.store.root),
     )
 
 

@@ -31,10 +31,15 @@ FORMAT = 1
 """Version of the folder layout. It enters every key, so that a newer fewcore passes over older results and does not take them for damaged."""
 
 
+def user_root() -> Path:
+    """Return where results are kept unless FEWCORE_CACHE says another place: the user's cache folder."""
+    return platformdirs.user_cache_path("fewcore")
+
+
 def default_root() -> Path:
     """Return where results are kept: FEWCORE_CACHE, else the user's cache folder."""
     said = os.environ.get("FEWCORE_CACHE")
-    return Path(said) if said else platformdirs.user_cache_path("fewcore")
+    return Path(said) if said else user_root()
 
 
 def digest(*parts: Any) -> str:

@@ -17,7 +17,16 @@ from fewcore.errors import DataError, NumericalError, PipelineError, PluginError
 from fewcore.file_predictions import FilePredictions
 from fewcore.new_files import NewFile, labelled_files, listed, read_all
 from fewcore.new_images import Fitting, Window
-from fewcore.rebuilding import Results, adapted, built, component_of, is_adapted_model, keep_model
+from fewcore.rebuilding import (
+    Results,
+    adapted,
+    built,
+    component_of,
+    is_adapted_model,
+    keep_model,
+    other_versions,
+    to_be_copied,
+)
 from fewcore.records import ModelRecord, chosen, read_models
 from fewcore.run import ProgressSink, Run, device_named
 from fewcore.seeds import child_seed, numpy_generator
@@ -77,6 +86,11 @@ class TrainedModel:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes that it tells apart; none of a few-shot model that is not adapted."""
         return self.record.classes if self.record.used_by == "predict" else ()
+
+    @property
+    def other_versions(self) -> tuple[str, ...]:
+        """A line for each component that is installed in another version than that which made the model."""
+        return other_versions(self.record)
 
     def predict(
         self, files: PathLike | Iterable[PathLike], window: Window | None = None, skip: PathLike = ""
@@ -156,7 +170,7 @@ class TrainedModel:
         adapted(self.record.recipe, self._adapted[1], needed)
         if self.record.vectors is not None:
             built(self.record.vectors, needed)
-        keep_model([*needed.used.values(), self._adapted[1]], replace(self.record, store=""), out)
+        keep_model([*needed.used.values(), self._adapted[1]], to_be_copied(self.record), out)
         return out
 
     # ---- images

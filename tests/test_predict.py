@@ -23,7 +23,7 @@ from fewcore.plugins import load_registry
 from fewcore.records import read_models, write_models
 from fewcore.runner import Runner
 from fewcore.session import Session
-from fewcore.store import Store
+from fewcore.store import Store, user_root
 
 PIPELINE = """
 fewcore: 1
@@ -202,6 +202,46 @@ def test_patches_around_objects_are_mentioned(place, tmp_path, command):
     code, _, told = command(*said, cwd=place)
     assert code == 0
     assert "the model learnt from patches around objects: each file is taken as one patch\n" in told
+
+
+def test_components_of_other_versions_are_told(place, tmp_path, command):
+    folder = broken(place, tmp_path, lambda said: said["models"][1]["recipe"].update(version="0.0.7"))
+    stage = json.loads((folder / "models.json").read_text())["models"][1]["stage"]
+    said = ("adapt", folder, "--labelled", "labelled", "--stage", stage, "--out", tmp_path / "m")
+    code, _, told = command(*said, cwd=place)
+    offer = load_registry().find("meta_learner", stage)
+    line = f"the model was made with {offer.full_name} 0.0.7; {offer.version} is installed, and what it says may differ"
+    assert code == 0, told
+    assert told.splitlines().count(line) == 1
+    assert fewcore.load_model(folder, stage).other_versions == (line,)
+    assert fewcore.load_model(place / "run", stage).other_versions == ()
+
+
+def test_what_is_copied_names_no_place_of_this_machine(place, tmp_path):
+    fewcore.load_model(place / "others", "vectors", device="cpu").adapt(place / "labelled").save(tmp_path / "model")
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        assert not any(bytes(folder) in path.read_bytes() for folder in (place, tmp_path)), path
+
+
+def test_a_run_names_its_store_only_where_that_is_not_the_user_s_own(place, tmp_path, monkeypatch):
+    assert {record.store for record in read_models(place / "run")} == {str(place / "cache")}
+    monkeypatch.delenv("FEWCORE_CACHE")
+    for name in ("HOME", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "own"))
+    monkeypatch.chdir(place)
+    text = (
+        PIPELINE.partition("stages:")[0] + "stages:\n  data: {dataset: folder, path: kept, grey: true, image_size: 8}\n"
+    )
+    text += "  pixels: {embedder: pixels}\n  near: {learner: nearest-neighbour, from: {embeddings: pixels}}\n"
+    folder = ran(tmp_path, text)
+    assert str(tmp_path) not in (folder / "models.json").read_text()
+    model = fewcore.load_model(folder, "near", device="cpu")
+    assert len(model.predict(place / "new")) == 6
+    monkeypatch.setenv("FEWCORE_CACHE", str(tmp_path / "empty"))
+    text = refusal(DataError, lambda: model.predict(place / "new"))
+    assert f"the run kept it in {user_root()}: set FEWCORE_CACHE to that folder" in text
 
 
 @pytest.mark.parametrize("name", ["adapt", "predict"])

@@ -55,7 +55,7 @@ def home(tmp_path, write_nifti, monkeypatch):
         write_nifti(tmp_path / "t2" / f"{i}.nii.gz", volume(i, 0))
         lines.append(f"{i}.nii.gz,{'normal' if i % 2 else 'IPMN'},p{i}")
     (tmp_path / "t2" / "labels.csv").write_text("\n".join(lines))
-    (tmp_path / "volumes.yaml").write_text(PIPELINE)
+    (tmp_path / "volumes.yaml").write_text(PIPELINE.replace("path: t2", f"path: {tmp_path / 't2'}"))
     with pytest.raises(SystemExit) as stop:
         main(["run", "volumes.yaml", "--out", "run", "--device", "cpu"])
     assert stop.value.code == 0
@@ -69,6 +69,11 @@ def test_volumes_of_both_formats_go_through_the_steps_of_the_run(home, write_nif
     write_nifti(home / "new" / "a.nii.gz", volume(20, 1))
     write_series(home / "new" / "series" / "b", volume(21, 2).astype(int), gap=3.0)
     main(["adapt", "run", "--labelled", "labelled", "--out", "model"])
+    # The model is copied without the data, and says of their place nothing.
+    (home / "t2").rename(home / "gone")
+    files = [path for path in (home / "model").rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if bytes(home) in path.read_bytes()]
     found = fewcore.load_model("model").predict("new")
     assert [file.name for file in found.files] == ["a.nii.gz", "series/b"]
     assert found.predicted == ["behind", "left"]
