@@ -1,7 +1,7 @@
 """Print the tables of a run in Markdown, beside the paper's numbers.
 
-`python docs/result_table.py FOLDER [--pairs STAGE] [--only KEY=VALUE]`: with `--pairs` also the paired comparisons of a
-stage with all others, with `--only` the rows of one condition. What a matrix varies stands beside the stage's name.
+`python docs/result_table.py FOLDER [--pairs STAGE] [--only KEY=VALUE] [--metrics A,B]`: with `--pairs` also the paired
+comparisons of a stage with all others, with `--only` the rows of one condition, with `--metrics` some columns alone. What a matrix varies stands beside the stage's name.
 """
 
 import argparse
@@ -24,14 +24,17 @@ NOT_CONDITIONS = {
     "note",
     "fold",
     "seed",
+    "splits.seed",
     "evaluator",
 }
-DISTANCES = {"mae"}
+DIGITS = {"mae": 3, "average_hausdorff": 1, "row_hausdorff": 1}
+"""Digits of what is no share."""
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
 parser.add_argument("--pairs", default="")
 parser.add_argument("--only", default="")
+parser.add_argument("--metrics", default="")
 arguments = parser.parse_args()
 made = json.loads((arguments.folder / "metrics.json").read_text())
 spec = yaml12.read((arguments.folder / "pipeline.yaml").read_text()).data
@@ -39,11 +42,11 @@ paper = published_rows(spec.get("published")).get("rows", [])
 
 
 def scale(metric):
-    return 1 if metric in DISTANCES else 100
+    return 1 if metric in DIGITS else 100
 
 
 def number(metric, value):
-    return f"{value:.3f}" if metric in DISTANCES else f"{100 * value:.1f}"
+    return f"{scale(metric) * value:.{DIGITS.get(metric, 1)}f}"
 
 
 def column_of(row):
@@ -51,8 +54,9 @@ def column_of(row):
 
 
 def name_of(row):
-    axes = [f"{k.rsplit('.', 1)[-1]} {v}" for k, v in row.items() if "." in k and k not in NOT_CONDITIONS]
-    return ", ".join([row["stage"], *axes])
+    stage = f"stages.{row['stage']}"
+    axes = [f"{k.rsplit('.', 1)[-1]} {v}" for k, v in row.items() if "." in k and k not in NOT_CONDITIONS | {stage}]
+    return ", ".join([str(row.get(stage, row["stage"])), *axes])
 
 
 def head(column):
@@ -80,6 +84,7 @@ def result(row):
 
 only, _, wanted = arguments.only.partition("=")
 rows = [row for row in made["rows"] if not only or str(row.get(only)) == wanted]
+rows = [row for row in rows if not arguments.metrics or row["metric"] in arguments.metrics.split(",")]
 columns = list(dict.fromkeys(column_of(row) for row in rows))
 norms = {row["norm"] for row in rows} != {"none"}
 print("| stage | " + " | ".join(map(head, columns)) + (" | batch norm" if norms else "") + " | seen |")
@@ -102,7 +107,7 @@ if arguments.pairs:
         if only and str(pair.get(only)) != wanted:
             continue
         what = head((pair["metric"], *((k, pair[k]) for k in ("way", "shot") if k in pair)))
-        digits = 3 if pair["metric"] in DISTANCES else 1
+        digits = DIGITS.get(pair["metric"], 1)
         difference = sign * pair["difference"] * scale(pair["metric"])
         interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
         print(
