@@ -69,7 +69,7 @@ def head(column):
 
 def published(row):
     for theirs in paper:
-        if all(row.get(k) == v for k, v in theirs.items() if k not in {"label", "value", "ci95"}):
+        if all(str(row.get(k)) == str(v) for k, v in theirs.items() if k not in {"label", "value", "ci95"}):
             return theirs
     return None
 
