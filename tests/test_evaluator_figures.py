@@ -227,8 +227,9 @@ def test_each_outcome_of_rows_has_the_image_of_each_id(ran):
 
 def test_accuracy_is_drawn_as_boxes_along_the_share_of_labels(ran):
     report = ran.result.reports["classes"]
-    (drawn,) = report.figures
+    drawn, cases = report.figures
     assert drawn.title == "Accuracy along labels.share"
+    assert cases.title.startswith("Cases of ")
     assert {name for name, _, _ in drawn.legend} == {"s4mtl", "s2mtl", "u-mtl", "conv-net"}
     row = ran.row(stage="model", metric="accuracy", stages__model="conv-net", labels__share=0.5)
     told = re.search(r"conv-net [^;]*? ([\d.]+) at 0.5", drawn.alt)
@@ -248,7 +249,8 @@ stages:
 """
     report = Ran(load_text(tmp_path, text), tmp_path / "store").result.reports["classes"]
     assert report.rows
-    assert report.figures == ()
+    (cases,) = report.figures
+    assert cases.title.startswith("Cases of model")
 
 
 def test_a_long_evaluation_can_be_stopped_and_draws_the_same_numbers_in_every_run(tmp_path: Path):

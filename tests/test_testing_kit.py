@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fewcore import Component, Embeddings, ImageSet, Offer, Partitions, PluginError, Run, TaskStream, option
-from fewcore.testing import Check, ConformanceError, Setup, ToyModel, checks_for, conformance
+from fewcore.testing import Check, ConformanceError, Setup, ToyModel, ToyPredictor, checks_for, conformance
 
 
 def failing(kind: str, cls: type[Any] | str, setup: Setup | None = None, **said: Any) -> dict[str, str]:
@@ -455,7 +455,7 @@ class Tuned:
     def classify(self, batch: Any, images: ImageSet, run: Run) -> Any:
         return self.model.classify(batch, images, run) * self.weight.numpy()
 
-    def adapt(self, support: ImageSet, run: Run) -> Any:
+    def adapt(self, support: ImageSet, run: Run) -> ToyPredictor:
         return self.model.adapt(support, run)
 
     def to_arrays(self) -> Any:
