@@ -15,9 +15,7 @@ author = "the authors of fewcore"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx_click"]
-myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"] if "gettext" in sys.argv else []
 exclude_patterns = ["_build", "results"]
 html_theme = "furo"
 html_title = f"fewcore {version}"

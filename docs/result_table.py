@@ -97,7 +97,7 @@ for name in dict.fromkeys(map(name_of, rows)):
     print(f"| {name} | " + " | ".join(cells) + f" | {first['seen']} |")
 
 if arguments.pairs:
-    print("\n| pair | what | difference | 95% interval | p (Holm) |\n|---|---|---|---|---|")
+    print("\n| pair | what | difference | 95% interval | test | p (Holm) |\n|---|---|---|---|---|---|")
     for pair in made["comparisons"]:
         if arguments.pairs not in (pair["first"], pair["second"]):
             continue
@@ -110,6 +110,5 @@ if arguments.pairs:
         digits = DIGITS.get(pair["metric"], 1)
         difference = sign * pair["difference"] * scale(pair["metric"])
         interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
-        print(
-            f"| {arguments.pairs} - {other} | {what} | {difference:+.{digits}f} | {interval} | {pair['p_holm']:.2g} |"
-        )
+        tested = f"{pair['test']} | {pair['p_holm']:.2g}"
+        print(f"| {arguments.pairs} - {other} | {what} | {difference:+.{digits}f} | {interval} | {tested} |")

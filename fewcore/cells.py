@@ -32,10 +32,19 @@ class Cell:
     spec: Spec
 
     @property
+    def axes(self) -> dict[str, Any]:
+        """The labels of all axes' values."""
+        return {**self.matrix, **self.select, **self.repeat}
+
+    @property
     def label(self) -> str:
         """The cell for people: `seed 1, fold 2`."""
-        axes = {**self.matrix, **self.select, **self.repeat}
-        return ", ".join(f"{name} {value}" for name, value in axes.items())
+        return ", ".join(f"{name} {value}" for name, value in self.axes.items())
+
+
+def in_common(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the axes on which two cells have the same value."""
+    return {path: value for path, value in first.items() if second.get(path) == value}
 
 
 def put(spec: Spec, path: str, value: Any) -> Spec:

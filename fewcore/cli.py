@@ -128,6 +128,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     """Run, write the report, print the table; returns the exit code."""
     from rich.console import Console
 
+    from fewcore.disk import write_text
     from fewcore.drawn_rows import write_rows
     from fewcore.records import write_models
     from fewcore.report import summary_table, write_report
@@ -139,7 +140,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     command = shlex.join(["fewcore", *sys.argv[1:]])
     report = build_report(pipeline, session, result, command=command, seconds=time.monotonic() - began)
     write_report(report, folder)
-    (folder / "pipeline.yaml").write_text(report.pipeline, encoding="utf-8")
+    write_text(folder / "pipeline.yaml", report.pipeline)
     write_models(session, result.models, folder)
     write_rows(session, result.nodes, folder)
     for key in session.store.damaged:

@@ -1,7 +1,8 @@
-"""Folders that are written for people: whether they can be, before work is done for them, and what is told where they cannot."""
+"""Folders that are written for people: whether they can be, what is told where they cannot, and files that are whole or not there."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,3 +39,13 @@ def check_writable(folder: Path) -> None:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     with written(folder), TemporaryDirectory(dir=there, prefix=TEMPORARY):
         pass
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewcore.cells import in_common
+from fewcore.disk import write_text
 from fewcore.nodes import Node, Table
 from fewcore.session import Session
 
@@ -25,16 +27,14 @@ def write_rows(session: Session, cells: Sequence[Mapping[str, Node]], folder: Pa
             if node.stage.kind != "dataset" or not any(node.cell.spec.get(name) for name in DRAWN_BY):
                 continue
             table = session.table(node)
-            axes = {**node.cell.matrix, **node.cell.select, **node.cell.repeat}
-            _, _, before = found.get(id(table), (table, "", axes))
-            shared = {path: value for path, value in before.items() if axes.get(path) == value}
-            found[id(table)] = (table, node.stage.name, shared)
+            _, _, before = found.get(id(table), (table, "", node.cell.axes))
+            found[id(table)] = (table, node.stage.name, in_common(before, node.cell.axes))
     path = folder / FILE
     if not found:
         path.unlink(missing_ok=True)
         return
     lines = [json.dumps({"data": stage, **shared, **_ids(table)}) for table, stage, shared in found.values()]
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def _ids(table: Table) -> dict[str, list[int]]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewcore.cells import in_common
 from fewcore.contracts import IMAGE_DTYPES, ImageSpec, Meta
+from fewcore.disk import write_text
 from fewcore.errors import DataError, PipelineError, Problem, did_you_mean
 from fewcore.kinds import KINDS
 from fewcore.store import user_root
@@ -145,17 +147,15 @@ def write_models(session: Session, nodes: Sequence[Node], folder: Path) -> None:
     for node in nodes:
         record = _record(session, node)
         before = records.setdefault((record.stage, record.recipe.key), record)
-        shared = {path: value for path, value in before.conditions.items() if record.conditions.get(path) == value}
-        records[record.stage, record.recipe.key] = replace(before, conditions=shared)
+        conditions = in_common(before.conditions, record.conditions)
+        records[record.stage, record.recipe.key] = replace(before, conditions=conditions)
     write_records(tuple(records.values()), folder)
 
 
 def write_records(records: Sequence[ModelRecord], folder: Path) -> None:
     """Write records into a folder, whole or not at all."""
     text = json.dumps({"format": FORMAT, "models": [record.to_json() for record in records]}, indent=1)
-    temporary = folder / f".{FILE}.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE)
+    write_text(folder / FILE, text + "\n")
 
 
 def _record(session: Session, node: Node) -> ModelRecord:
@@ -166,7 +166,7 @@ def _record(session: Session, node: Node) -> ModelRecord:
     named = node.stage.offer.component.needs_labels or node.stage.kind == "meta_learner"
     return ModelRecord(
         node.stage.name,
-        {**node.cell.matrix, **node.cell.select, **node.cell.repeat},
+        node.cell.axes,
         _recipe(session, node),
         None if vectors is None else _recipe(session, vectors),
         _recipe(session, data) if hasattr(data.stage.component, "prepare") else None,

@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewcore.contracts import Array
+from fewcore.disk import write_text
 from fewcore.metrics import MetricReport
 
 if TYPE_CHECKING:
@@ -154,11 +154,11 @@ def write_report(report: RunReport, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     costs = [{name: getattr(stage, name) for name in COST} for stage in report.stages]
     environment = {**report.environment, "command": report.command, "stages": costs}
-    _write(folder / "metrics.json", _json(metrics_json(report)))
-    _write(folder / "metrics.csv", metrics_csv(report))
-    _write(folder / "environment.json", _json(plain(environment)))
-    _write(folder / "report.md", render_markdown(report))
-    _write(folder / "report.html", render_html(report))
+    write_text(folder / "metrics.json", _json(metrics_json(report)))
+    write_text(folder / "metrics.csv", metrics_csv(report))
+    write_text(folder / "environment.json", _json(plain(environment)))
+    write_text(folder / "report.md", render_markdown(report))
+    write_text(folder / "report.html", render_html(report))
 
 
 def metrics_csv(report: RunReport) -> str:
@@ -217,12 +217,3 @@ def summary_table(report: RunReport) -> RichTable:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -86,7 +86,7 @@ def _records(session: Session, nodes: list[Node], result: Result) -> tuple[Stage
                 seconds=float(facts.get("seconds", 0.0)),
                 peak_memory_mb=float(facts.get("peak_memory_mb", 0.0)),
                 seen=_seen(node.seen, stage.kind),
-                conditions={**node.cell.matrix, **node.cell.select, **node.cell.repeat},
+                conditions=node.cell.axes,
                 records=tuple(facts.get("records", ())),
                 error=errors.get((stage.name, node.cell.label), ""),
             ),

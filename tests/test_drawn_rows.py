@@ -5,19 +5,9 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from running import Ran, load_text
+from running import SMALL, Ran, load_text
 
 from fewcore.drawn_rows import FILE, write_rows
-
-SMALL = """
-name: small
-target: malignant
-stages:
-  data: {dataset: toy-patients}
-  net: {backbone: net}
-  model: {learner: fine-tune, from: {start: net}}
-  score: {evaluator: classification, metrics: [accuracy]}
-"""
 
 
 def written(tmp_path, text):

@@ -7,19 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import toys
-from running import SHAPES, Ran, as_json, load, load_text
+from running import SHAPES, SMALL, Ran, as_json, load, load_text
 
 from fewcore import Interrupted, PipelineError, pipeline
-
-SMALL = """
-name: small
-target: malignant
-stages:
-  data: {dataset: toy-patients}
-  net: {backbone: net}
-  model: {learner: fine-tune, from: {start: net}}
-  score: {evaluator: classification, metrics: [accuracy]}
-"""
 
 
 def test_a_stage_without_labels_is_shared_by_all_label_shares(tmp_path):

@@ -18,6 +18,16 @@ from fewcore.session import Session
 from fewcore.store import Store
 
 SHAPES = Path(__file__).parent
+SMALL = """
+name: small
+target: malignant
+stages:
+  data: {dataset: toy-patients}
+  net: {backbone: net}
+  model: {learner: fine-tune, from: {start: net}}
+  score: {evaluator: classification, metrics: [accuracy]}
+"""
+"""A pipeline of one learner."""
 CPU = torch.device("cpu")
 
 

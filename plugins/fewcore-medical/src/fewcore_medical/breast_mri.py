@@ -14,7 +14,7 @@ from fewcore_medical.breast_finding import SIDES, BreastBox, breast_boxes
 from fewcore_medical.breast_table import FINDINGS, PHASES, Study, read_studies
 from fewcore_medical.chest_films import set_folder
 from fewcore_medical.resampling import resized
-from fewcore_medical.volumes import dicom_files, load_volume
+from fewcore_medical.volumes import check_ascending, load_volume, volume_files
 from fewcore_medical.voxel_grid import UnusableVolume, Volume
 
 MALIGNANT = FINDINGS.index("malignant")
@@ -69,16 +69,14 @@ class BreastMri:
     high_percentile: float = option(99.9, "percentile that becomes 255", paper="not given", low=0, high=100)
 
     def __post_init__(self) -> None:
-        if not self.low_percentile < self.high_percentile:
-            found = f"{self.low_percentile:g} and {self.high_percentile:g}"
-            raise ValueError(f"low_percentile and high_percentile: found {found}; expected the first below the second")
+        check_ascending(low_percentile=self.low_percentile, high_percentile=self.high_percentile)
 
     def sources(self) -> tuple[Path, ...]:
         """Return the table and the files of every volume that is there; what is not, `load` tells."""
         folder = self._folder()
         studies, _ = read_studies(folder / self.table, folder)
         volumes = sorted({getattr(study, phase) for study in studies for phase in PHASES})
-        files = [dicom_files(path) if path.is_dir() else (path,) for path in volumes]
+        files = [volume_files(path) for path in volumes]
         return (folder / self.table, *(file for some in files for file in some))
 
     def load(self, run: Run) -> ImageSet:

@@ -14,7 +14,7 @@ from fewcore import Array, DataError, ImageSet, ImageSpec, Problem, Run, Target,
 from fewcore_medical.label_table import LabelRow, read_table
 from fewcore_medical.mri import smoothed, without_bias
 from fewcore_medical.resampling import Cube, resampled
-from fewcore_medical.volumes import dicom_files, load_volume
+from fewcore_medical.volumes import check_ascending, load_volume, volume_files
 from fewcore_medical.voxel_grid import Volume
 
 CLASSES = ("normal", "ipmn")
@@ -67,15 +67,13 @@ class Ipmn:
     high_percentile: float = option(99.0, "percentile of a volume that becomes 255", low=0, high=100)
 
     def __post_init__(self) -> None:
-        if not self.low_percentile < self.high_percentile:
-            found = f"{self.low_percentile:g} and {self.high_percentile:g}"
-            raise ValueError(f"low_percentile and high_percentile: found {found}; expected the first below the second")
+        check_ascending(low_percentile=self.low_percentile, high_percentile=self.high_percentile)
 
     def sources(self) -> tuple[Path, ...]:
         """Return the table and the files of every volume."""
         folder = self._folder()
         rows = read_table(folder / self.table, folder, CLASSES)
-        files = [dicom_files(row.path) if row.path.is_dir() else (row.path,) for row in rows]
+        files = [volume_files(row.path) for row in rows]
         return (folder / self.table, *(file for some in files for file in some))
 
     def load(self, run: Run) -> ImageSet:

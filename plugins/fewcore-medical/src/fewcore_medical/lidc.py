@@ -18,6 +18,7 @@ from fewcore_medical.lidc_scans import Scan, UnusableAnnotation
 from fewcore_medical.lidc_sqlite import read_sqlite
 from fewcore_medical.lidc_xml import read_xml
 from fewcore_medical.resampling import Cube, resampled
+from fewcore_medical.volumes import check_ascending
 from fewcore_medical.voxel_grid import Volume
 
 PAPER = {"nodules": 1340, "malignant": 509, "benign": 635, "indeterminate": 196}
@@ -90,9 +91,7 @@ class Lidc:
     pixel_spacing: float = option(0.0, "of XML files without ct, which do not say it", unit="mm", low=0, high=10)
 
     def __post_init__(self) -> None:
-        if not self.window_low < self.window_high:
-            found = f"{self.window_low:g} and {self.window_high:g}"
-            raise ValueError(f"window_low and window_high: found {found}; expected the first below the second")
+        check_ascending(window_low=self.window_low, window_high=self.window_high)
 
     def sources(self) -> tuple[Path, ...]:
         """Return the files that are read: those of the annotations, and the slices of their CT scans."""

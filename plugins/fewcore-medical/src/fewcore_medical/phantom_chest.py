@@ -24,7 +24,7 @@ class PhantomChest:
     Each patient has lungs, ribs behind and in front, clavicles, spine, heart, aortic arch and diaphragm of his own, and
     one to `films` images, which differ in pose, breath, exposure, contrast, noise and collimation. `normal` shows vessels
     alone, some of them end-on, small and round. `nodule` adds one to three soft discs anywhere in the lungs, `tuberculosis` three
-    to six patchy clouds, mostly high up. What a class adds may be fainter than the ribs that cross it. In all classes smooth
+    to six patchy clouds, mostly high up. What a class adds is denser than the ribs that cross it. In all classes smooth
     opacities may hide a part of the lungs' edges, where only the shape of lungs tells how the mask goes on. Shape and pose are
     drawn without looking at the class, so that masks tell nothing of it.
 

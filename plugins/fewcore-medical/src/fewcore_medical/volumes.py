@@ -44,6 +44,23 @@ def dicom_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(file for file in found if file.suffix.lower() in suffixes and file.name != "DICOMDIR"))
 
 
+def volume_files(path: Path) -> tuple[Path, ...]:
+    """Return the files of a volume: those of a folder of DICOM slices, or the file itself."""
+    return dicom_files(path) if path.is_dir() else (path,)
+
+
+def check_ascending(**ends: float) -> None:
+    """Refuse the two ends of a range, options by name, where the first is not below the second.
+
+    Raises:
+        ValueError: as said.
+
+    """
+    low, high = ends.values()
+    if not low < high:
+        raise ValueError(f"{' and '.join(ends)}: found {low:g} and {high:g}; expected the first below the second")
+
+
 def load_dicom_series(
     files: tuple[Path, ...], where: str = "series", *, series: str = "", uneven: bool = False
 ) -> Volume:
