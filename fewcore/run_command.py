@@ -1,0 +1,132 @@
+"""The command that runs a pipeline: `fewcore run`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fewcore.pipeline_options import counted, device_option, load_pipeline, pipeline_options
+
+if TYPE_CHECKING:
+    from fewcore.pipeline import Pipeline
+    from fewcore.session import Session
+
+
+@click.command()
+@pipeline_options
+@device_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the report. Default: runs/NAME.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the last digits of results depend on it.")
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often long stages are saved.",
+)
+def run(
+    pipeline: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    grid: tuple[str, ...],
+    device: str,
+    out: Path | None,
+    threads: int | None,
+    checkpoint_every: float,
+) -> None:
+    """Run PIPELINE: a file, or the name of one that is shipped (quickstart).
+
+    Finished stages are reused; a run that was killed goes on where it was. Ctrl-C saves and ends with code 75; a second
+    Ctrl-C ends at once. The report is written to the folder --out.
+    """
+    loaded = load_pipeline(pipeline, overrides, seed, grid)
+    from fewcore.memory import keep_freed_memory
+    from fewcore.run import device_named
+    from fewcore.session import Session
+    from fewcore.store import Store
+
+    where = device_named(device)
+    keep_freed_memory()
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    folder = out or Path("runs") / loaded.name
+    with _stopping() as stop, _progress(folder) as progress:
+        session = Session(Store(), where, progress=progress, stop=stop, checkpoint_every=checkpoint_every)
+        code = _run_and_report(loaded, session, folder, progress)
+    sys.exit(code)
+
+
+def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress: Any) -> int:
+    """Run, write the report, print the table; returns the exit code."""
+    from rich.console import Console
+
+    from fewcore.disk import write_text
+    from fewcore.drawn_rows import write_rows
+    from fewcore.records import write_models
+    from fewcore.report import summary_table, write_report
+    from fewcore.reporting import build_report
+    from fewcore.runner import Runner
+
+    began = time.monotonic()
+    result = Runner(pipeline, session, progress.say).run()
+    command = shlex.join(["fewcore", *sys.argv[1:]])
+    report = build_report(pipeline, session, result, command=command, seconds=time.monotonic() - began)
+    write_report(report, folder)
+    write_text(folder / "pipeline.yaml", report.pipeline)
+    write_models(session, result.models, folder)
+    write_rows(session, result.nodes, folder)
+    for key in session.store.damaged:
+        progress.say(f"a stored result was damaged and computed again: {key}")
+    for title, text in session.tracebacks.items():
+        progress.record({"stage": title, "traceback": text})
+    if report.reports:
+        Console(width=None if sys.stdout.isatty() else 120).print(summary_table(report))
+    if result.failures:
+        click.echo(f"{counted(len(result.failures), 'stage')} failed; the report says what is missing", err=True)
+    click.echo(f"report: {(folder / 'report.html').resolve()}")
+    return result.exit_code
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C was pressed or the process was asked to end; a second one ends at once."""
+    asked: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        click.echo("stopping after this step and saving; press Ctrl-C again to end at once", err=True)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(folder: Path) -> Iterator[Any]:
+    from fewcore.errors import ResourceError
+    from fewcore.progress import Progress
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: cannot be made: {error.strerror}; expected a folder that can be written (type --out DIR)"
+        ) from error
+    with Progress(log=folder / "log.jsonl") as progress:
+        yield progress
