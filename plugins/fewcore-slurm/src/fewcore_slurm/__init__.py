@@ -1,0 +1,1 @@
+"""The cells of fewcore's pipelines on a Slurm cluster, through submitit."""
