@@ -16,6 +16,7 @@ import torch
 from fewcore import checkpoint
 from fewcore.contracts import Array
 from fewcore.errors import Interrupted, NumericalError, PipelineError
+from fewcore.ranks import Ranks
 from fewcore.seeds import numpy_generator, torch_generator
 
 T = TypeVar("T")
@@ -62,7 +63,8 @@ class Run:
     """The running of one stage. `Run()` suffices in a notebook or a test.
 
     `device` is where to compute. `rng` (numpy) and `generator` (torch, on the CPU) are the only sources of randomness.
-    `records` holds what was logged, for the learning curves.
+    `records` holds what was logged, for the learning curves. `ranks` are the processes that train together: one, unless
+    torchrun started more and the component says `shares_tasks = True`.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class Run:
         checkpoint_every: float = 30.0,
         progress: ProgressSink | None = None,
         stop: Callable[[], bool] = _never,
+        ranks: Ranks | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.rng: np.random.Generator = numpy_generator(seed)
         self.generator: torch.Generator = torch_generator(seed)
         self.name = name
+        self.ranks = ranks or Ranks()
         self.records: list[dict[str, Any]] = []
         self._checkpoints = checkpoints
         self._checkpoint_every = checkpoint_every
@@ -209,7 +213,7 @@ class Run:
 
     def _save(self, name: str, done: int, state: dict[str, Any]) -> None:
         path = self._path(name)
-        if path is None:
+        if path is None or not self.ranks.leads:  # all ranks hold the same, and go on from the one file
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         own = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in state.items()}

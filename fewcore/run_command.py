@@ -17,7 +17,10 @@ from fewcore.pipeline_options import counted, device_option, load_pipeline, pipe
 
 if TYPE_CHECKING:
     from fewcore.pipeline import Pipeline
+    from fewcore.ranks import Ranks
     from fewcore.session import Session
+
+SAME_WISH_SECONDS = 0.5
 
 
 @click.command()
@@ -50,19 +53,24 @@ def run(
     """
     loaded = load_pipeline(pipeline, overrides, seed, grid)
     from fewcore.memory import keep_freed_memory
+    from fewcore.ranks import joined, local_device
     from fewcore.run import device_named
+    from fewcore.runner import Runner
     from fewcore.session import Session
     from fewcore.store import Store
 
-    where = device_named(device)
+    where = device_named(local_device(device))
     keep_freed_memory()
     if threads:
         import torch
 
         torch.set_num_threads(threads)
     folder = out or Path("runs") / loaded.name
-    with _stopping() as stop, _progress(folder) as progress:
-        session = Session(Store(), where, progress=progress, stop=stop, checkpoint_every=checkpoint_every)
+    with _stopping() as stop, joined(where, stop) as ranks, _progress(folder, ranks) as progress:
+        session = Session(Store(), where, progress=progress, stop=stop, checkpoint_every=checkpoint_every, ranks=ranks)
+        if not ranks.leads:
+            Runner(loaded, session).make()
+            return
         code = _run_and_report(loaded, session, folder, progress)
     sys.exit(code)
 
@@ -101,12 +109,15 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
 @contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
     """Give a function that says whether Ctrl-C was pressed or the process was asked to end; a second one ends at once."""
-    asked: list[int] = []
+    asked: list[float] = []
 
-    def handle(number: int, _frame: object) -> None:
+    def handle(_number: int, _frame: object) -> None:
         if asked:
+            # The terminal and torchrun both pass one Ctrl-C on.
+            if time.monotonic() - asked[0] < SAME_WISH_SECONDS:
+                return
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(time.monotonic())
         click.echo("stopping after this step and saving; press Ctrl-C again to end at once", err=True)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -118,7 +129,11 @@ def _stopping() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _progress(folder: Path) -> Iterator[Any]:
+def _progress(folder: Path, ranks: Ranks) -> Iterator[Any]:
+    """Give what shows progress; the ranks beside the first have none."""
+    if not ranks.leads:
+        yield None
+        return
     from fewcore.errors import ResourceError
     from fewcore.progress import Progress
 

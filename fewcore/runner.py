@@ -77,14 +77,7 @@ class Runner:
             PipelineError: the file does not fit the data.
 
         """
-        for cell, stages in self.pipeline.cells:
-            nodes = self._planned(cell, stages)
-            if nodes is None:
-                continue
-            self.result.nodes.append(nodes)
-            for node in nodes.values():
-                self._ensure(node)
-                self._note(node)
+        self.make()
         chosen = self._select() if self.pipeline.spec.get("select") else None
         models = [node for nodes in self.result.nodes for node in self._models(nodes)]
         self.result.models = [node for node in models if chosen is None or self._is_chosen(node, chosen)]
@@ -94,6 +87,17 @@ class Runner:
             if report := self._evaluate(stage, self.result.outcomes):
                 self.result.reports[stage.name] = report
         return self.result
+
+    def make(self) -> None:
+        """Make the stages of all cells; ranks other than the first do no more than this."""
+        for cell, stages in self.pipeline.cells:
+            nodes = self._planned(cell, stages)
+            if nodes is None:
+                continue
+            self.result.nodes.append(nodes)
+            for node in nodes.values():
+                self._ensure(node)
+                self._note(node)
 
     def _planned(self, cell: Any, stages: tuple[Wired, ...]) -> dict[str, Node] | None:
         try:
@@ -112,21 +116,25 @@ class Runner:
         if any(status.get(node.others[name].key) in ("failed", "missing") for name in sources):
             status[node.key] = "missing"
             return
-        status[node.key] = self._guarded(node, lambda: self._made(node)) or "failed"
+        # Where all ranks work together, others may wait for the one that failed: all have to end.
+        fatal = self.session.together(node)
+        status[node.key] = self._guarded(node, lambda: self._made(node), fatal=fatal) or "failed"
 
     def _made(self, node: Node) -> str:
         """See that a node's result is there. Data sets are made while the run is planned, and computed all the same."""
         self.session.ensure(node)
         return "computed" if any(key == node.key for _, key in self.session.computed) else "reused"
 
-    def _guarded(self, node: Node, action: Any) -> Any:
-        """Return what `action` gives, or None where it fails; the failure is noted."""
+    def _guarded(self, node: Node, action: Any, *, fatal: bool = False) -> Any:
+        """Return what `action` gives, or None where it fails; the failure is noted, or ends the run where it is `fatal`."""
         try:
             with blame(node.title, node.stage.offer, self.session.tracebacks):
                 return action()
         except Interrupted:
             raise
         except FewcoreError as error:
+            if fatal:
+                raise
             self._failed(node.stage.name, node.cell.label, error)
             return None
 

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewcore.blame import blame
 from fewcore.cells import Cell
 from fewcore.components import Offer
-from fewcore.contracts import Array, Arrays, Embeddings, ImageSet, Partitions, Seen
-from fewcore.errors import DataError, NumericalError, PluginError, ResourceError
+from fewcore.contracts import Array, Arrays, Embeddings, ImageSet, Meta, Partitions, Seen
+from fewcore.errors import DataError, PluginError
 from fewcore.kinds import CONTRACT_VERSION, KINDS
-from fewcore.memory import PeakMemory
+from fewcore.making import Make, Maker
 from fewcore.nodes import CachedEncoder, LazyInputs, Node, Table, result_class
 from fewcore.plugins import source_digest
+from fewcore.ranks import Ranks
 from fewcore.run import ProgressSink, Run
 from fewcore.seeds import child_seed
 from fewcore.store import Entry, Store, digest
@@ -44,18 +44,26 @@ class Session:
         stop: Callable[[], bool] = lambda: False,
         checkpoint_every: float = 30.0,
         spy: Callable[[str, str, str, ImageSet], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.store = store
         self.device = device
-        self.computed: list[tuple[str, str]] = []
-        self.tracebacks: dict[str, str] = {}
-        self._progress = progress
-        self._stop = stop
-        self._checkpoint_every = checkpoint_every
+        self.ranks = ranks or Ranks()
+        self.maker = Maker(store, device, self.ranks, progress=progress, stop=stop, checkpoint_every=checkpoint_every)
         self._spy = spy
         self._values: dict[str, Any] = {}
         self._tables: dict[str, Table] = {}
         self._sources: dict[Offer, str | None] = {}
+
+    @property
+    def computed(self) -> list[tuple[str, str]]:
+        """The name and key of each result that was computed, not found in the store."""
+        return self.maker.computed
+
+    @property
+    def tracebacks(self) -> dict[str, str]:
+        """Where components of plugins went wrong, by title."""
+        return self.maker.tracebacks
 
     # ---- keys
 
@@ -222,13 +230,13 @@ class Session:
         """Return the vectors of all rows of a data set, embedded once for each encoder, memory-mapped."""
         key = digest("vectors", encoder.key, data.key)
 
-        def make(run: Run) -> Arrays:
+        def make(run: Run) -> tuple[Arrays, Meta]:
             images = self.table(data).images
             everything = view(images, np.arange(len(images)), "nothing")
             vectors = np.asarray(self.value(encoder).embed(everything, run), dtype=np.float32)
             if vectors.ndim not in (2, 3) or len(vectors) != len(images):
                 raise PluginError(f"{encoder.title}: embed gave {vectors.shape}; expected ({len(images)}, e)")
-            return {"vectors": vectors}
+            return {"vectors": vectors}, {}
 
         return self.stored(key, f"{encoder.stage.name}: embed", make, {"vectors": encoder.key}).arrays["vectors"]
 
@@ -281,25 +289,12 @@ class Session:
 
     def run_for(self, node: Node) -> Run:
         """Return the `Run` of a node, its generators drawn from seed, kind, component and split."""
-        stage = node.stage
-        seed = child_seed(node.seed or 0, stage.kind, stage.offer.name, stage.split)
-        return self._run(seed, node.title, node.key)
+        return self.maker.run(_generator_seed(node), node.title, node.key)
 
     def run_for_evaluator(self, stage: Wired) -> Run:
         """Return the `Run` of an evaluator, which is the same in every run: masks of many models take a while."""
         seed = child_seed(0, "evaluator", stage.offer.name)
-        return Run(seed, self.device, name=stage.name, progress=self._progress, stop=self._stop)
-
-    def _run(self, seed: int, title: str, key: str) -> Run:
-        return Run(
-            seed,
-            self.device,
-            name=title,
-            checkpoints=self.store.checkpoints(key),
-            checkpoint_every=self._checkpoint_every,
-            progress=self._progress,
-            stop=self._stop,
-        )
+        return self.maker.run(seed, stage.name)
 
     def _call(self, node: Node, run: Run) -> Any:
         names = self.arguments_of(node.stage, node.cell, node.others)
@@ -321,37 +316,29 @@ class Session:
         arrays, meta = value.to_arrays()
         return arrays, meta
 
-    def stored(
-        self, key: str, title: str, make: Callable[[Run], Any], recipe: Mapping[str, Any], node: Node | None = None
-    ) -> Entry:
-        """Return a stored result; where there is none, compute it under its lock and store it."""
-        entry = self.store.get(key)
-        if entry is not None:
-            return entry
-        with self.store.lock(key):
-            entry = self.store.get(key)
-            if entry is None:
-                run = self.run_for(node) if node is not None else self._run(child_seed(0, key), title, key)
-                peak = PeakMemory(self.device)
-                with blame(title, node.stage.offer if node else None, self.tracebacks):
-                    made = make(run)
-                    arrays, meta = made if isinstance(made, tuple) else (made, {})
-                if node is None or node.stage.kind != "dataset":
-                    _check_finite(arrays, title)
-                facts = {
-                    "seconds": run.seconds,
-                    "peak_memory_mb": peak.megabytes(),
-                    "device": str(self.device),
-                }
-                self.store.put(key, arrays, meta, recipe=dict(recipe), facts={**facts, "records": run.records})
-                self.store.drop_checkpoints(key)
-                self.computed.append((node.stage.name if node else title, key))
-                entry = self.store.get(key)
-        if entry is None:
-            raise ResourceError(
-                f"{title}: its result could not be read back; expected a disk that keeps what is written"
-            )
-        return entry
+    def stored(self, key: str, title: str, make: Make, recipe: Mapping[str, Any], node: Node | None = None) -> Entry:
+        """Return a stored result; where there is none, make it and store it."""
+        if node is None:
+            return self.maker.stored(key, title, make, recipe, seed=child_seed(0, key))
+        return self.maker.stored(
+            key,
+            title,
+            make,
+            recipe,
+            seed=_generator_seed(node),
+            name=node.stage.name,
+            offer=node.stage.offer,
+            together=self.together(node),
+        )
+
+    def together(self, node: Node) -> bool:
+        """Return whether all ranks make this node at once: there are several, and its component shares tasks out."""
+        return self.ranks.size > 1 and getattr(node.stage.component, "shares_tasks", False)
+
+
+def _generator_seed(node: Node) -> int:
+    stage = node.stage
+    return child_seed(node.seed or 0, stage.kind, stage.offer.name, stage.split)
 
 
 def _judges(stage: Wired) -> bool:
@@ -385,12 +372,4 @@ def _check_images(images: ImageSet, name: str) -> None:
         if bad:
             raise DataError(
                 f"stages.{name}: {len(bad)} images hold NaN or infinity, the first is number {bad[0]}; expected finite pixels"
-            )
-
-
-def _check_finite(arrays: Arrays, title: str) -> None:
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise NumericalError(
-                f"{title}: '{name}' holds NaN or infinity; expected finite numbers (nothing was stored)"
             )
