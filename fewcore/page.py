@@ -224,8 +224,36 @@ def tiles(report: RunReport) -> list[tuple[str, str]]:
     return [(name, value) for name, value in shown if value]
 
 
+@dataclass(frozen=True)
+class Page:
+    """What a page shows: its heading, what was found in a few sentences, the numbers at a glance, and the sections.
+
+    `kind` says above the title what the page is; `beside` names the files beside it that hold the same numbers.
+    """
+
+    kind: str
+    title: str
+    headline: tuple[str, ...]
+    tiles: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+    beside: str
+
+
+def page_of(report: RunReport) -> Page:
+    """Return the page of a run."""
+    title = report.title or report.name
+    kind = "fewcore report" if title == report.name else f"fewcore report · {report.name}"
+    shown = (tuple(headline(report)), tuple(tiles(report)), tuple(sections_of(report)))
+    return Page(kind, title, *shown, "metrics.json, metrics.csv and report.md")
+
+
 def render_html(report: RunReport) -> str:
-    """Return the page: one file without outside resources, in which no script but its own may run."""
+    """Return the page of a run as HTML."""
+    return page_html(page_of(report))
+
+
+def page_html(page: Page) -> str:
+    """Return a page as HTML: one file without outside resources, in which no script but its own may run."""
     from fewcore import __version__
 
     environment = jinja2.Environment(
@@ -234,10 +262,7 @@ def render_html(report: RunReport) -> str:
     script = _resource("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template("report.html.j2").render(
-        report=report,
-        sections=sections_of(report),
-        headline=headline(report),
-        tiles=tiles(report),
+        page=page,
         version=__version__,
         style=Markup(_resource("report.css")),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
@@ -251,10 +276,15 @@ def _resource(name: str) -> str:
 
 
 def render_markdown(report: RunReport) -> str:
-    """Return the report as Markdown: the same text and tables; figures and sheets as what they show in words."""
-    parts = [f"# {_md(report.title or report.name)}", *(_md(sentence) for sentence in headline(report))]
-    parts += [" · ".join(f"{_md(name)}: {_md(value)}" for name, value in tiles(report))]
-    for section in sections_of(report):
+    """Return the page of a run as Markdown."""
+    return page_markdown(page_of(report))
+
+
+def page_markdown(page: Page) -> str:
+    """Return a page as Markdown: the same text and tables; figures and sheets as what they show in words."""
+    parts = [f"# {_md(page.title)}", *(_md(sentence) for sentence in page.headline)]
+    parts += [" · ".join(f"{_md(name)}: {_md(value)}" for name, value in page.tiles)]
+    for section in page.sections:
         parts.append(f"## {_md(section.title)}")
         parts += ["\n".join(f"- {_md(text)}" for text in section.paragraphs)] if section.warning else []
         parts += [_md(text) for text in section.paragraphs if not section.warning]
