@@ -34,7 +34,7 @@ from fewcore.errors import (
     ResourceError,
 )
 from fewcore.hookspecs import hookimpl
-from fewcore.metrics import Comparison, Figure, MetricReport, MetricRow, Outcome, StatisticalTest
+from fewcore.metrics import Comparison, Figure, MetricReport, MetricRow, Outcome, StatisticalTest, UnitScores
 from fewcore.numbered_tasks import NumberedCursor, class_by_class
 from fewcore.protocols import (
     Backbone,
@@ -149,6 +149,7 @@ __all__ = [
     "TaskBatch",
     "TaskCursor",
     "TaskStream",
+    "UnitScores",
     "auc",
     "bootstrap_comparison",
     "box_figure",

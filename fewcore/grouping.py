@@ -15,7 +15,7 @@ import numpy as np
 
 from fewcore.contracts import Array, Predictions, Target
 from fewcore.errors import DataError
-from fewcore.metrics import Comparison, MetricRow, Outcome, StatisticalTest
+from fewcore.metrics import Comparison, MetricRow, Outcome, StatisticalTest, UnitScores
 from fewcore.samples import SampleTest
 from fewcore.seeds import numpy_generator
 from fewcore.statistics import (
@@ -117,6 +117,11 @@ class Subject:
             note,
         )
 
+    def units(self, arrays: Mapping[str, Array], *, more: Mapping[str, Any] | None = None, seed: int = 0) -> UnitScores:
+        """Return what the model got on each task or image, (n, ...), for the paired tests."""
+        first = self.first
+        return UnitScores(first.stage, first.method, first.split, self.name, self.conditions, arrays, more or {}, seed)
+
 
 def subjects_of(outcomes: Iterable[Outcome]) -> list[Subject]:
     """Return the subjects in the order in which they first come."""
@@ -185,6 +190,11 @@ def left_out(lacking: Iterable[Outcome], judged: Iterable[Outcome]) -> tuple[str
     """Return the stages of which no outcome could be judged; a stage in whose place methods take turns may have some."""
     has_rows = {outcome.stage for outcome in judged}
     return tuple(dict.fromkeys(outcome.stage for outcome in lacking if outcome.stage not in has_rows))
+
+
+def anonymous(groups: Array) -> Array:
+    """Return groups (n,) numbered from 0: which images belong together, and nothing else."""
+    return np.asarray(np.unique(groups, return_inverse=True)[1])
 
 
 def means_of_groups(values: Array, groups: Array) -> Array:

@@ -133,6 +133,49 @@ class StatisticalTest:
         return {**{name: getattr(self, name) for name in names}, "ci95": list(self.ci95), **self.conditions}
 
 
+@dataclass(frozen=True, eq=False)
+class UnitScores:
+    """What one model got on each of n tasks or images: small enough to be kept, and all that its paired tests need.
+
+    A run keeps them, so that `fewcore compare` can make the tests of two runs that the evaluator makes of two models:
+    `paired_tests(first, second)`. `stage`, `method`, `split`, `conditions` and `name` are those of the model (of a
+    `grouping.Subject`); `more` says what else tells numbers of one model apart, such as the rated attribute. `arrays`
+    are the evaluator's own, of whole numbers, truth values or floats, and all begin with the units: (n, ...), in the
+    order of the ids or tasks. Nothing that names a patient or a file may be among them. `seed` is that of resamples.
+
+    Raises:
+        DataError: there is no array, one is of another type, or they have different lengths.
+
+    """
+
+    stage: str
+    method: str
+    split: str
+    name: str
+    conditions: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+    more: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shapes = {name: array.shape for name, array in self.arrays.items()}
+        if len({shape[:1] for shape in shapes.values()}) != 1 or () in shapes.values():
+            raise DataError(
+                f"scores of {self.name}: found arrays {shapes}; expected (n, ...), n tasks or images, in each"
+            )
+        for name, array in self.arrays.items():
+            if array.dtype.kind not in "biuf":
+                raise DataError(f"scores of {self.name}: found {array.dtype} in '{name}'; expected numbers")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The conditions and what else tells the numbers apart."""
+        return {**self.conditions, **self.more}
+
+
 FIGURE_COLOURS = (*(f"C{number}" for number in range(6)), "black")
 FIGURE_SHAPES = ("line", "dashed", "dot", "square")
 
@@ -172,7 +215,8 @@ class MetricReport:
 
     `left_out` names the models that lack what the evaluator needs. `curves` holds named arrays to be drawn, such as ROC
     curves: name -> {"x": ..., "y": ..., "x_label": ..., "y_label": ...}.
-    `tests` are those that pair no models, `figures` what the evaluator draws itself.
+    `tests` are those that pair no models, `figures` what the evaluator draws itself. `units` are what an evaluator with
+    `paired_tests` read for its comparisons: with them models of two runs can be compared as two of one run are.
     """
 
     rows: tuple[MetricRow, ...]
@@ -182,3 +226,4 @@ class MetricReport:
     curves: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tests: tuple[StatisticalTest, ...] = ()
     figures: tuple[Figure, ...] = ()
+    units: tuple[UnitScores, ...] = ()

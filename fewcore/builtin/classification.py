@@ -21,6 +21,7 @@ from fewcore import (
     PairedTest,
     Run,
     StatisticalTest,
+    UnitScores,
     bootstrap_comparison,
     delong,
     group_bootstrap,
@@ -37,11 +38,11 @@ from fewcore import (
 )
 from fewcore.builtin.accuracy_boxes import accuracy_figures
 from fewcore.builtin.error_ttest import error_ttest
-from fewcore.builtin.judged_classes import BINARY, Case, Metric, Model, is_usable, model_of, value_of
+from fewcore.builtin.judged_classes import BINARY, Case, Cases, Metric, Model, is_usable, model_of, value_of
 from fewcore.builtin.shown_cases import Judged, case_figures
 
 SHARES = ("accuracy", *BINARY)
-COMPARED = ("accuracy", "auc")
+COMPARED: tuple[Metric, ...] = ("accuracy", "auc")
 MAJORITY = "majority"
 
 
@@ -108,8 +109,9 @@ class Classification:
         judged = ((model.subject, [(case.right, case.groups) for case in model.cases]) for model in models)
         figures = accuracy_figures(judged, seed) if "accuracy" in self.metrics else ()
         figures += self._examples(models, rows, seed)
-        pairs, tests = self._compared(models, seed)
-        return MetricReport(tuple(rows), pairs, arrays, left_out, curves, tests, figures)
+        units = {id(model.subject): model.units(seed) for model in models if model.averaged}
+        pairs, tests = self._compared(models, units)
+        return MetricReport(tuple(rows), pairs, arrays, left_out, curves, tests, figures, tuple(units.values()))
 
     def _examples(self, models: list[Model], rows: list[MetricRow], seed: int) -> tuple[Figure, ...]:
         """Return the figure of cases of the model whose value of the first metric is best on the test rows, of one seed."""
@@ -134,7 +136,7 @@ class Classification:
         for metric in self.metrics:
             for name in cases[0].statistics(metric):
                 if by_fold:
-                    found, note = mean_interval(model.by_fold(metric, name, which)), "over folds"
+                    found, note = mean_interval(model.judged.by_fold(metric, name, which)), "over folds"
                 else:
                     found, note = self._estimate(metric, name, cases, seed)
                 if which is None:
@@ -162,7 +164,9 @@ class Classification:
         note = "bootstrap of images" if grouping.parted(first.groups) else "bootstrap of groups"
         return group_bootstrap(statistic, first.groups, numpy_generator(seed)), note
 
-    def _compared(self, models: list[Model], seed: int) -> tuple[tuple[Comparison, ...], tuple[StatisticalTest, ...]]:
+    def _compared(
+        self, models: list[Model], units: Mapping[int, UnitScores]
+    ) -> tuple[tuple[Comparison, ...], tuple[StatisticalTest, ...]]:
         """Return the paired comparisons, and of the areas the tests as published, where they are wanted."""
         by_subject = {id(model.subject): model for model in models if model.averaged}
         made: list[Comparison] = []
@@ -172,18 +176,21 @@ class Classification:
             ours, theirs = first.cases[0], second.cases[0]
             if not (np.array_equal(ours.ids, theirs.ids) and np.array_equal(ours.truth, theirs.truth)):
                 continue
-            for metric in COMPARED:
-                if metric in self.metrics:
-                    test = self._test(metric, first, second, seed)
-                    made.append(grouping.comparison(metric, a, b, test, conditions))
+            for metric, test in self.paired_tests(units[id(a)], units[id(b)]):
+                made.append(grouping.comparison(metric, a, b, test, conditions))
             if self.paper_ttest and "auc" in self.metrics and ours.binary:
                 published.append(_as_published(first, second, conditions))
         return grouping.corrected(made), tuple(published)
 
-    def _test(self, metric: Metric, first: Model, second: Model, seed: int) -> PairedTest:
-        """Return the paired test of two models on the same images."""
+    def paired_tests(self, first: UnitScores, second: UnitScores) -> tuple[tuple[str, PairedTest], ...]:
+        """Return the paired tests of accuracy and AUC, as far as they are asked for, of two models on the same images."""
+        ours, theirs = Cases.of(first), Cases.of(second)
+        compared = [metric for metric in COMPARED if metric in self.metrics]
+        return tuple((metric, self._test(metric, ours, theirs, first.seed)) for metric in compared)
+
+    def _test(self, metric: Metric, first: Cases, second: Cases, seed: int) -> PairedTest:
         case = first.cases[0]
-        if self.over == "fold" and first.subject.has_folds and len(first.folds[0]) == len(second.folds[0]):
+        if self.over == "fold" and len(first.folds[0]) == len(second.folds[0]) > 1:
             return paired_comparison(*(model.by_fold(metric, metric, None) for model in (first, second)))
         alone = grouping.parted(case.groups)
         if metric == "auc" and case.binary and alone:

@@ -14,7 +14,9 @@ from fewcore import (
     MetricReport,
     MetricRow,
     Outcome,
+    PairedTest,
     Run,
+    UnitScores,
     grouping,
     mean_interval,
     option,
@@ -61,7 +63,7 @@ class FewShot:
         subjects = grouping.subjects_of(usable)
         rows: list[MetricRow] = []
         arrays: dict[str, Array] = {}
-        means: dict[int, Array] = {}
+        units: dict[int, UnitScores] = {}
         for subject in subjects:
             series = [np.concatenate([_task_accuracy(o) for o in found]) for _, found in subject.series]
             for which, values in enumerate(series):
@@ -70,20 +72,25 @@ class FewShot:
             table = grouping.stacked(series)
             if table is None:
                 continue
-            means[id(subject)] = table.mean(0)
+            units[id(subject)] = subject.units({"accuracy": table.mean(0)})
             if len(series) > 1:
                 found = mean_interval(table.mean(0))
                 note = f"{PER_TASK}, each averaged over repeats; {grouping.between(table.mean(1))}"
                 rows.append(subject.row("accuracy", found, found.n, note=note))
-        return MetricReport(tuple(rows), self._compared(subjects, means), arrays, tuple(left_out))
+        compared = self._compared(subjects, units)
+        return MetricReport(tuple(rows), compared, arrays, tuple(left_out), units=tuple(units.values()))
 
-    def _compared(self, subjects: list[grouping.Subject], means: dict[int, Array]) -> tuple[Comparison, ...]:
-        found = []
-        for a, b, conditions in grouping.pairs_of(subjects):
-            if id(a) in means and id(b) in means and _same_tasks(a, b):
-                test = paired_comparison(means[id(a)], means[id(b)], test=self.test)
-                found.append(grouping.comparison("accuracy", a, b, test, conditions))
-        return grouping.corrected(found)
+    def paired_tests(self, first: UnitScores, second: UnitScores) -> tuple[tuple[str, PairedTest], ...]:
+        """Return the paired test of the accuracies of two models on the same tasks."""
+        return (("accuracy", paired_comparison(first.arrays["accuracy"], second.arrays["accuracy"], test=self.test)),)
+
+    def _compared(self, subjects: list[grouping.Subject], units: dict[int, UnitScores]) -> tuple[Comparison, ...]:
+        return grouping.corrected(
+            grouping.comparison(metric, a, b, test, conditions)
+            for a, b, conditions in grouping.pairs_of(subjects)
+            if id(a) in units and id(b) in units and _same_tasks(a, b)
+            for metric, test in self.paired_tests(units[id(a)], units[id(b)])
+        )
 
 
 def _same_tasks(a: grouping.Subject, b: grouping.Subject) -> bool:

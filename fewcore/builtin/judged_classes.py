@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fewcore import Array, DataError, Outcome, grouping, weighted_auc
+from fewcore import Array, DataError, Outcome, UnitScores, grouping, weighted_auc
 
 Metric = Literal["accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1"]
 BINARY = ("sensitivity", "specificity")
@@ -94,19 +94,11 @@ def is_usable(outcome: Outcome) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """A subject and its cases: one for each seed with the images of all folds, and one for each seed and fold."""
+class Cases:
+    """The cases of one model: one for each seed with the images of all folds, and one for each seed and fold."""
 
-    subject: grouping.Subject
     cases: tuple[Case, ...]
     folds: tuple[tuple[Case, ...], ...]
-
-    @property
-    def averaged(self) -> bool:
-        """Whether all seeds have the same images, so that they can be averaged and compared."""
-        first = self.cases[0]
-        same = all(np.array_equal(case.ids, first.ids) for case in self.cases)
-        return same and len({len(folds) for folds in self.folds}) == 1
 
     def by_fold(self, metric: Metric, name: str, which: int | None) -> Array:
         """Return a metric of each fold, (folds,): of one seed, or the mean over all."""
@@ -114,9 +106,54 @@ class Model:
         found = [[value_of(case.statistics(metric)[name], len(case.truth)) for case in folds] for folds in seeds]
         return np.asarray(np.mean(found, axis=0))
 
+    @classmethod
+    def of(cls, units: UnitScores) -> Cases:
+        """Build the cases again from what `Model.units` gave; classes have numbers for names."""
+        scores, truth, groups, fold = (units.arrays[name] for name in ("scores", "truth", "groups", "fold"))
+        ids, names = np.arange(len(truth)), tuple(map(str, range(scores.shape[2])))
+
+        def case(seed: int, rows: Array) -> Case:
+            return Case(scores[rows, seed].astype(np.float64), truth[rows], ids[rows], groups[rows], names)
+
+        seeds = range(scores.shape[1])
+        whole = tuple(case(seed, np.ones(len(truth), bool)) for seed in seeds)
+        folds = tuple(tuple(case(s, fold[:, s] == f) for f in np.unique(fold[:, s])) for s in seeds)
+        return cls(whole, folds)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A subject and its cases."""
+
+    subject: grouping.Subject
+    judged: Cases
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """One case for each seed, with the images of all folds."""
+        return self.judged.cases
+
+    @property
+    def averaged(self) -> bool:
+        """Whether all seeds have the same images, so that they can be averaged and compared."""
+        first = self.cases[0]
+        same = all(np.array_equal(case.ids, first.ids) for case in self.cases)
+        return same and len({len(folds) for folds in self.judged.folds}) == 1
+
+    def units(self, seed: int) -> UnitScores:
+        """Return what the paired tests read: of each image the scores (n, seeds, k), class, group, and folds (n, seeds)."""
+        first = self.cases[0]
+        fold = np.empty((len(first.ids), len(self.cases)), int)
+        for s, folds in enumerate(self.judged.folds):
+            for f, case in enumerate(folds):
+                fold[np.searchsorted(first.ids, case.ids), s] = f
+        scores = np.stack([case.scores for case in self.cases], 1)
+        arrays = {"scores": scores, "truth": first.truth, "groups": grouping.anonymous(first.groups), "fold": fold}
+        return self.subject.units(arrays, seed=seed)
+
 
 def model_of(subject: grouping.Subject) -> Model:
     """Return a subject with its cases."""
     cases = tuple(case_of(grouping.pooled(outcomes)) for _, outcomes in subject.series)
     folds = tuple(tuple(case_of(o) for o in outcomes if is_usable(o)) for _, outcomes in subject.series)
-    return Model(subject, cases, folds)
+    return Model(subject, Cases(cases, folds))

@@ -16,8 +16,10 @@ from fewcore import (
     MetricReport,
     MetricRow,
     Outcome,
+    PairedTest,
     Run,
     Target,
+    UnitScores,
     grouping,
     mean_interval,
     option,
@@ -46,6 +48,12 @@ class _Column:
     def numbers(self, metric: str, tolerance: float) -> Array:
         """Return what a metric averages: (seeds, n)."""
         return _numbers(metric, self.predicted, self.truth, tolerance)
+
+    def units(self, tolerance: float, seed: int) -> UnitScores:
+        """Return what the paired tests read: both numbers of each image, averaged over the seeds, its group and fold."""
+        arrays = {metric: self.numbers(metric, tolerance).mean(0) for metric in (SHARE, DISTANCE)}
+        arrays |= {"groups": grouping.anonymous(self.groups), "fold": self.fold}
+        return self.subject.units(arrays, more={"attribute": self.name}, seed=seed)
 
 
 def _numbers(metric: str, predicted: Array, truth: Array, tolerance: float) -> Array:
@@ -121,7 +129,22 @@ class Regression:
             arrays[f"{grouping.label(rows[-1])}, difference"] = column.numbers(DISTANCE, 0).mean(0)
             arrays[f"{grouping.label(rows[-1])}, ids"] = column.ids
         rows += self._constants(columns, seed)
-        return MetricReport(tuple(rows), self._compared(columns, seed), arrays, left_out)
+        units = {id(column): column.units(self.tolerance, seed) for column in columns}
+        compared = self._compared(columns, units)
+        return MetricReport(tuple(rows), compared, arrays, left_out, units=tuple(units.values()))
+
+    def paired_tests(self, first: UnitScores, second: UnitScores) -> tuple[tuple[str, PairedTest], ...]:
+        """Return the paired tests of both metrics of two models on the same images."""
+        found, fold = [], first.arrays["fold"]
+        by_fold = self.over == "fold" and bool(fold.any()) and np.array_equal(fold, second.arrays["fold"])
+        for metric in (SHARE, DISTANCE):
+            ours, theirs = first.arrays[metric], second.arrays[metric]
+            if by_fold:
+                test = paired_comparison(_by_fold(ours[None], fold), _by_fold(theirs[None], fold))
+            else:
+                test = grouping.comparison_of_means(ours, theirs, first.arrays["groups"], first.seed)
+            found.append((metric, test))
+        return tuple(found)
 
     def _names(self, outcome: Outcome) -> list[str]:
         if outcome.predictions.values is None:
@@ -185,7 +208,7 @@ class Regression:
                 where = {"attribute": column.name}
                 yield MetricRow(metric, found.value, found.ci95, n, CONSTANT, CONSTANT, first.split, where, note=note)
 
-    def _compared(self, columns: list[_Column], seed: int) -> tuple[Comparison, ...]:
+    def _compared(self, columns: list[_Column], units: dict[int, UnitScores]) -> tuple[Comparison, ...]:
         by_subject: dict[int, dict[str, _Column]] = {}
         for column in columns:
             by_subject.setdefault(id(column.subject), {})[column.name] = column
@@ -196,12 +219,7 @@ class Regression:
                 second = by_subject[id(b)].get(name)
                 if second is None or not np.array_equal(first.ids, second.ids):
                     continue
-                for metric in (SHARE, DISTANCE):
-                    ours, theirs = (c.numbers(metric, self.tolerance).mean(0) for c in (first, second))
-                    if self.over == "fold" and a.has_folds and np.array_equal(first.fold, second.fold):
-                        test = paired_comparison(_by_fold(ours[None], first.fold), _by_fold(theirs[None], first.fold))
-                    else:
-                        test = grouping.comparison_of_means(ours, theirs, first.groups, seed)
+                for metric, test in self.paired_tests(units[id(first)], units[id(second)]):
                     made.append(grouping.comparison(metric, a, b, test, {**conditions, "attribute": name}))
         return grouping.corrected(made)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fewcore import Array, DataError, Outcome, Target, grouping
+from fewcore import Array, DataError, Outcome, Target, UnitScores, grouping
 from fewcore_medical.mask_measures import RATIOS, average_hausdorff, confusion, ratio, row_hausdorff, similarity
 
 TRUTH_THRESHOLD = 0.5
@@ -69,6 +69,12 @@ class JudgedMasks:
     def dice(self) -> Array:
         """The Dice of each image, averaged over seeds, (n,)."""
         return np.asarray(np.mean([ratio(counts, "dice") for counts in self.counts], 0))
+
+    @property
+    def units(self) -> UnitScores:
+        """What the paired tests read: the Dice of each image, whether it counts, and its group."""
+        arrays = {"dice": self.dice, "counted": self.counted, "groups": grouping.anonymous(self.groups)}
+        return self.subject.units(arrays, more=self.more)
 
     def dice_of(self, rows: Array) -> Array:
         """Return the Dice of those of the rows (n,) bool that count, averaged within groups: independent numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from fewcore import (
     Outcome,
     PairedTest,
     Run,
+    UnitScores,
     group_bootstrap,
     grouping,
     numpy_generator,
@@ -121,15 +122,17 @@ class Segmentation:
             arrays |= {f"{name}, {metric}": values.mean(0) for metric, values in one.values.items()}
             arrays[f"{name}, ids"] = one.ids
         tested = [one for one in judged if one.subject.first.split == "test"]
+        units = {id(one): one.units for one in tested if one.counted.any()}
         reference = self._reference(tested)
         drawn = shown_of(tested, reference)
         named = {row.stage for row in rows}
         left_out = grouping.left_out(outcomes, (o for o in outcomes if o.stage in named))
         return MetricReport(
             tuple(rows),
-            self._compared(tested, reference),
+            self._compared(tested, reference, units),
             arrays,
             left_out,
+            units=tuple(units.values()),
             tests=mask_tests(tested, drawn, everything=reference is not None),
             figures=mask_figures(tested, drawn),
         )
@@ -222,17 +225,30 @@ class Segmentation:
             )
         return found[0]
 
-    def _compared(self, tested: Sequence[JudgedMasks], reference: grouping.Subject | None) -> tuple[Comparison, ...]:
+    def paired_tests(self, first: UnitScores, second: UnitScores) -> tuple[tuple[str, PairedTest], ...]:
+        """Return the paired tests of the Dice of each image, or the mean of each group, that counts."""
+        chosen, numbered = (first.arrays[name] for name in ("counted", "groups"))
+        groups = None if grouping.parted(numbered) else numbered[chosen]
+        ours, theirs = (units.arrays["dice"][chosen] for units in (first, second))
+        return tuple((self._per_image, paired_comparison(ours, theirs, groups=groups, test=test)) for test in TESTS)
+
+    def _compared(
+        self,
+        tested: Sequence[JudgedMasks],
+        reference: grouping.Subject | None,
+        units: Mapping[int, UnitScores],
+    ) -> tuple[Comparison, ...]:
         by_subject: dict[int, dict[str, JudgedMasks]] = {}
         for one in tested:
             by_subject.setdefault(id(one.subject), {})[one.structure] = one
         subjects = [next(iter(found.values())).subject for found in by_subject.values()]
         pairs = list(grouping.pairs_of(subjects))
         made = [
-            grouping.comparison(self._per_image, a, b, test, {**conditions, **first.more})
+            grouping.comparison(metric, a, b, test, {**conditions, **first.more})
             for a, b, conditions in pairs
             for first, second in _common(by_subject[id(a)], by_subject[id(b)])
-            for test in self._tests(first, second)
+            if id(first) in units
+            for metric, test in self.paired_tests(units[id(first)], units[id(second)])
         ]
         if reference is not None:
             done = {frozenset((id(a), id(b))) for a, b, _ in pairs}
@@ -241,9 +257,11 @@ class Segmentation:
                     continue
                 for first, second in _common(by_subject[id(reference)], by_subject[id(other)]):
                     conditions = {"reference": _told(reference), "against": _told(other), **first.more}
+                    if id(first) not in units:
+                        continue
                     made += [
-                        grouping.comparison(self._per_image, reference, other, test, conditions)
-                        for test in self._tests(first, second)
+                        grouping.comparison(metric, reference, other, test, conditions)
+                        for metric, test in self.paired_tests(units[id(first)], units[id(second)])
                     ]
         return grouping.corrected(made)
 
@@ -251,13 +269,6 @@ class Segmentation:
     def _per_image(self) -> str:
         """The name of what is compared, which is not what pooled rows show."""
         return "dice" if self.over == "image" else "dice_per_image"
-
-    def _tests(self, first: JudgedMasks, second: JudgedMasks) -> Iterator[PairedTest]:
-        chosen = first.counted
-        if chosen.any():
-            groups = None if grouping.parted(first.groups) else first.groups[chosen]
-            for test in TESTS:
-                yield paired_comparison(first.dice[chosen], second.dice[chosen], groups=groups, test=test)
 
 
 def _common(ours: dict[str, JudgedMasks], theirs: dict[str, JudgedMasks]) -> Iterator[tuple[JudgedMasks, JudgedMasks]]:
