@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from fewcore.contracts import Array
 from fewcore.drawing import COLOURS, INK, MARKERS, Drawing, Key, Series, draw, page_colour, plot
 from fewcore.metrics import Figure, MetricReport
-from fewcore.results import Column, Line, lines_of, paper_number, unlabelled
+from fewcore.results import Column, Line, Results, paper_number, results_of, unlabelled
 from fewcore.tables import is_percent, number, short, words
 
 if TYPE_CHECKING:
@@ -27,15 +27,21 @@ WIDE = 6.0
 
 
 def result_drawings(report: RunReport) -> list[Drawing]:
-    """Return the results as dots with intervals, a panel a column, or as lines where a number is varied."""
-    columns, lines = lines_of(report)
-    lines = [line for line in lines if line.split == "test"] or lines
+    """Return the results as dots with intervals, a panel a column, or as lines where a number is varied.
+
+    Where there are means over repeats, they are shown, and not the single repeats.
+    """
+    return [drawing for results in results_of(report) for drawing in _results_drawings(report, results)]
+
+
+def _results_drawings(report: RunReport, results: Results) -> list[Drawing]:
+    lines = [line for line in results.main if line.split == "test"] or list(results.main)
     axis = _numeric_axis(lines)
     if axis:
-        return [_along(axis, column, lines) for column in columns[:MOST_PANELS]]
+        return [_along(axis, column, lines) for column in results.columns[:MOST_PANELS]]
     if len(lines) < 2 or len(lines) > MOST_LINES:
         return []
-    return [_dots(report, column, lines) for column in columns[:MOST_PANELS]]
+    return [_dots(report, column, lines) for column in results.columns[:MOST_PANELS]]
 
 
 def _numeric_axis(lines: Sequence[Line]) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -16,33 +15,20 @@ from markupsafe import Markup
 
 from fewcore.drawing import Drawing
 from fewcore.figures import curve_drawings, evaluator_drawings, learning_drawings, map_drawing, result_drawings
-from fewcore.metrics import lower_is_better
-from fewcore.progress import clock_text, printable
-from fewcore.results import (
-    Column,
-    Line,
-    comparison_table,
-    lines_of,
-    other_tests_table,
-    paper_number,
-    paper_table,
-    results_table,
-    seen_table,
-    unlabelled,
-)
+from fewcore.headline import headline, tiles
+from fewcore.progress import printable
+from fewcore.result_tables import paper_table, results_tables, seen_table
+from fewcore.results import results_of
 from fewcore.sheets import Sheet, sheet_of
 from fewcore.tables import (
     Cell,
     Table,
     candidate_table,
     facts_table,
-    is_percent,
-    number,
     short,
     stage_table,
-    with_interval,
-    words,
 )
+from fewcore.tests_tables import comparison_table, other_tests_table
 
 if TYPE_CHECKING:
     from fewcore.report import Picture, RunReport
@@ -115,11 +101,11 @@ def _failures(report: RunReport) -> Section:
 
 
 def _results(report: RunReport) -> tuple[Table, ...]:
-    return (results_table(report), paper_table(report))
+    return (*results_tables(report), paper_table(report))
 
 
 def _result_notes(report: RunReport) -> tuple[str, ...]:
-    lines = lines_of(report)[1]
+    lines = [line for results in results_of(report) for line in results.lines]
     if not lines:
         return ("No evaluator has given a number.",)
     seeds = {stage.seed for stage in report.stages if stage.kind in {"meta_learner", "learner", "embedder"}}
@@ -168,60 +154,6 @@ def _again(report: RunReport) -> Section:
     code = [("Command", report.command)] if report.command else []
     code += [("Pipeline, resolved", report.pipeline)] if report.pipeline else []
     return Section("again", "Run it again", tables=(facts_table("Environment", report.environment),), code=tuple(code))
-
-
-def headline(report: RunReport) -> list[str]:
-    """Return what was learnt from what, in a sentence or two: the best model, and the best that saw no label."""
-    columns, lines = lines_of(report)
-    tested = [line for line in lines if line.split == "test"]
-    if not columns or not tested:
-        return []
-    # Of several rated attributes the first is the one that was asked for.
-    asked = tested[0].conditions.get("attribute")
-    tested = [line for line in tested if line.conditions.get("attribute") == asked]
-    column = next((c for c in columns if any(c in line.values for line in tested)), columns[0])
-    judged = [line for line in tested if column in line.values and math.isfinite(line.values[column].value)]
-    ranked = sorted(judged, key=lambda line: line.values[column].value)
-    ranked = ranked if lower_is_better(column.metric) else ranked[::-1]
-    free = [line for line in ranked if unlabelled(line.values[column])]
-    percent = is_percent(column.metric, [line.values[column].value for line in ranked])
-    told = [_said(report, free[0], column, percent)] if free else []
-    if ranked and (not free or ranked[0] is not free[0]):
-        told.append(_said(report, ranked[0], column, percent))
-    return told
-
-
-def _said(report: RunReport, line: Line, column: Column, percent: bool) -> str:
-    row = line.values[column]
-    splits = report.data.get("splits")
-    train = splits.get("train") if isinstance(splits, Mapping) else None
-    given = f"{short(train)} training images" if train else "the training images"
-    labels = " and no labels" if unlabelled(row) else f" ({row.seen})" if row.seen else ""
-    task = " ".join(f"{n}-{what}" for n, what in ((column.way, "way"), (column.shot, "shot")) if n is not None)
-    value = with_interval(row.value, row.ci95, percent).replace(" ", "\u00a0") + ("\u00a0%" if percent else "")
-    name = f"{line.name} ({line.note})" if line.note else line.name
-    text = f"Given {given}{labels}, {name} reaches {value} {words(column.metric)}"
-    text += f" on {short(row.n)} {task} tasks" if task else ""
-    paper = paper_number(report, row)
-    text += f"; the paper reports {number(float(paper['value']), percent)}" if paper is not None else ""
-    more = row.seen.removeprefix("labels: none").strip(" ;") if unlabelled(row) else ""
-    return f"{text}. Of what it saw: {more}." if more else f"{text}."
-
-
-def tiles(report: RunReport) -> list[tuple[str, str]]:
-    """Return the run at a glance: numbers and what they are."""
-    states = [stage.status for stage in report.stages]
-    seconds = report.environment.get("wall_seconds", sum(s.seconds for s in report.stages if s.status == "computed"))
-    memory = max((stage.peak_memory_mb for stage in report.stages), default=0.0)
-    shown = [
-        ("images", short(report.data.get("images")) if report.data.get("images") is not None else ""),
-        ("stages computed", f"{states.count('computed')}" if states else ""),
-        ("stages reused", f"{states.count('reused')}" if states.count("reused") else ""),
-        ("wall time", clock_text(float(seconds)) if seconds else ""),
-        ("peak memory", f"{memory / 1024:.1f} GiB" if memory >= 1024 else f"{memory:.0f} MiB" if memory > 0 else ""),
-        ("device", short(report.environment.get("device", ""), 40)),
-    ]
-    return [(name, value) for name, value in shown if value]
 
 
 @dataclass(frozen=True)

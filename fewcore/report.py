@@ -22,7 +22,7 @@ from fewcore.disk import write_text
 from fewcore.metrics import MetricReport
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from fewcore.summary import Summary
 
 RECIPE = ("name", "kind", "component", "distribution", "version", "options", "seed", "split", "inputs", "key", "seen")
 COST = ("name", "conditions", "key", "status", "seconds", "peak_memory_mb", "error")
@@ -183,36 +183,11 @@ def csv_field(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
 
 
-def summary_table(report: RunReport) -> RichTable:
-    """Return what a terminal shows at the end: a row for each model, a column for each metric, way and shot.
+def summary_table(report: RunReport) -> Summary:
+    """Return what a terminal shows at the end: a row for each model, as many columns as it is wide for."""
+    from fewcore.summary import Summary
 
-    The best number of a column stands in bold, the paper's below it.
-    """
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    from fewcore.progress import printable
-    from fewcore.results import results_table
-
-    def show(text: str, style: str = "") -> Text:
-        return Text(printable(text, keep="\n"), style=style)
-
-    made = results_table(report)
-    table = RichTable(title=show(report.title or report.name), caption=show(made.note) if made.note else None)
-    for index, head in enumerate(made.columns):
-        name = show(head.text)
-        if head.note:
-            name.append(show(f"\n{head.note}", "dim"))
-        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
-    for row in made.rows:
-        cells = []
-        for cell in row:
-            text = show(cell.text, "bold" if cell.best else "")
-            if cell.note:
-                text.append(show(f"\n{cell.note}", "dim"))
-            cells.append(text)
-        table.add_row(*cells)
-    return table
+    return Summary(report)
 
 
 def _json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The results of a run as tables: the numbers beside the paper's, the paired tests, and what each model saw."""
+"""The results of a run: columns, lines, which of them is best, and the paper's number for each."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fewcore.metrics import MetricRow, lower_is_better
-from fewcore.tables import Cell, Table, is_percent, number, p_text, short, with_interval, words
+from fewcore.tables import short, words
 
 if TYPE_CHECKING:
     from fewcore.report import RunReport
-
-NORMS = {
-    "transductive": "statistics from all queries of a task together: queries help each other",
-    "support": "statistics from the support images alone: each query is judged by itself",
-    "running": "running statistics of training: each query is judged by itself",
-}
 
 
 @dataclass(frozen=True)
@@ -53,44 +47,115 @@ class Line:
 
     @property
     def name(self) -> str:
-        """What a reader calls the model."""
-        return self.method if self.varied else self.stage
+        """What a reader calls the model: what was put into its stage's place, else its stage."""
+        own = self.conditions.get(f"stages.{self.stage}")
+        return str(own) if own is not None else self.method if self.varied else self.stage
+
+    @property
+    def about(self) -> str:
+        """What the name does not say: its method, its conditions."""
+        told = {k: v for k, v in self.conditions.items() if k != f"stages.{self.stage}"}
+        parts = [] if self.method == self.name else [self.method]
+        parts += [] if self.split == "test" else [f"{self.split} rows"]
+        return ", ".join([*parts, *(f"{key} {short(value)}" for key, value in told.items())])
+
+    @property
+    def repeated(self) -> str:
+        """Which of the repeats it is, in words: `mean of 3 seeds, all 4 folds`, `seed 0`."""
+        axes = [axis for axis, value in self.repeats.items() if _is_mean(value)]
+        over = f"{axes[0]}s" if len(axes) == 1 else f"over {', '.join(axes)}"
+        told = [f"{self.repeats[axes[0]]} {over}"] if axes else []
+        for axis, value in self.repeats.items():
+            if axis not in axes:
+                told.append(f"{value} {axis}s" if str(value).startswith("all ") else f"{axis} {short(value)}")
+        return ", ".join(told)
 
     @property
     def note(self) -> str:
-        """What the name does not say."""
-        parts = [] if self.varied or self.method == self.stage else [self.method]
-        parts += [] if self.split == "test" else [f"{self.split} rows"]
-        told = {k: v for k, v in self.conditions.items() if not (self.varied and k == f"stages.{self.stage}")}
-        return ", ".join([*parts, *(f"{key} {short(value)}" for key, value in {**told, **self.repeats}.items())])
+        """All that the name does not say."""
+        return ", ".join(part for part in (self.about, self.repeated) if part)
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The conditions that do not say which model this is."""
+        return {key: value for key, value in self.conditions.items() if not _is_place(key)}
+
+    @property
+    def subject(self) -> str:
+        """What comparisons call the model: its stage, with what was put into the place of stages."""
+        chosen = ", ".join(str(value) for key, value in self.conditions.items() if _is_place(key))
+        return f"{self.stage} [{chosen}]" if chosen else self.stage
+
+    @property
+    def averaged(self) -> bool:
+        """Whether its numbers are means over seeds or other repeats."""
+        return any(_is_mean(value) for value in self.repeats.values())
+
+    @property
+    def model(self) -> str:
+        """What is judged under which conditions, whichever the repeat."""
+        return repr((self.stage, self.method, self.split, self.conditions))
 
 
-def lines_of(report: RunReport) -> tuple[list[Column], list[Line]]:
-    """Return the columns and lines of the results, in the order in which evaluators gave them."""
+def _is_place(axis: str) -> bool:
+    return axis.startswith("stages.") and axis.count(".") == 1
+
+
+def _is_mean(value: Any) -> bool:
+    return str(value).startswith("mean of ")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What an evaluator gave: columns, and lines in the order in which they came."""
+
+    evaluator: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def main(self) -> tuple[Line, ...]:
+        """The lines without the single repeats of which another line is the mean."""
+        means = {line.model for line in self.lines if line.averaged}
+        return tuple(line for line in self.lines if line.averaged or line.model not in means)
+
+    @property
+    def single(self) -> tuple[Line, ...]:
+        """The single repeats that `main` leaves out."""
+        main = {id(line) for line in self.main}
+        return tuple(line for line in self.lines if id(line) not in main)
+
+
+def results_of(report: RunReport) -> list[Results]:
+    """Return the results of each evaluator that gave a number."""
     rows = [(name, row) for name, made in report.reports.items() for row in made.rows]
     judges: dict[str, set[str]] = {}
+    methods: dict[str, set[str]] = {}
     for name, row in rows:
         judges.setdefault(row.metric, set()).add(name)
-    methods: dict[str, set[str]] = {}
-    for _, row in rows:
         methods.setdefault(row.stage, set()).add(row.method)
+    shared = {metric for metric, names in judges.items() if len(names) > 1}
+    varied = {stage for stage, names in methods.items() if len(names) > 1}
+    return [_results_of(name, made.rows, shared, varied) for name, made in report.reports.items() if made.rows]
+
+
+def _results_of(evaluator: str, rows: Sequence[MetricRow], shared: set[str], varied: set[str]) -> Results:
     columns: dict[Column, None] = {}
     lines: dict[str, Line] = {}
-    for name, row in rows:
+    for row in rows:
         conditions = dict(row.conditions)
         way, shot = conditions.pop("way", None), conditions.pop("shot", None)
-        column = Column(row.metric, name if len(judges[row.metric]) > 1 else "", way, shot)
+        column = Column(row.metric, evaluator if row.metric in shared else "", way, shot)
         columns[column] = None
-        identity = (row.stage, row.method, row.split, conditions, dict(row.repeats), len(methods[row.stage]) > 1)
+        identity = (row.stage, row.method, row.split, conditions, dict(row.repeats), row.stage in varied)
         for again in range(len(rows)):
             line = lines.setdefault(repr((*identity, again)), Line(*identity))
             if column not in line.values:
                 line.values[column] = row
                 break
-    metrics = list(dict.fromkeys(row.metric for _, row in rows))
-    return sorted(columns, key=lambda c: (metrics.index(c.metric), c.evaluator, _rank(c.way), _rank(c.shot))), [
-        *lines.values()
-    ]
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    ordered = sorted(columns, key=lambda c: (metrics.index(c.metric), _rank(c.way), _rank(c.shot)))
+    return Results(evaluator, tuple(ordered), tuple(lines.values()))
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
@@ -127,170 +192,3 @@ def paper_number(report: RunReport, row: MetricRow) -> Mapping[str, Any] | None:
             found: Mapping[str, Any] = paper
             return found
     return None
-
-
-def results_table(report: RunReport) -> Table:
-    """Return the results: a row for each model, a column for each metric, way and shot, the paper's number beside."""
-    columns, lines = lines_of(report)
-    best = best_rows(columns, lines)
-    percent = {c: is_percent(c.metric, [line.values[c].value for line in lines if c in line.values]) for c in columns}
-    heads = (Cell("model"), *(_head(column, percent[column]) for column in columns))
-    rows = []
-    for line in lines:
-        cells = [Cell(line.name, note=line.note)]
-        for column in columns:
-            row = line.values.get(column)
-            cells.append(Cell("") if row is None else _result(report, row, percent[column], id(row) in best))
-        rows.append(tuple(cells))
-    source = report.published.get("source", "")
-    paper = f" Paper: {source}." if source else ""
-    note = f"± and ranges are 95% intervals. Bold: best at equal conditions, of models with and without labels each.{paper}"
-    return Table("Results", heads, tuple(rows), note if rows else "")
-
-
-def _head(column: Column, percent: bool) -> Cell:
-    metric = words(column.metric) + (" (%)" if percent else "")
-    task = Column("", column.evaluator, column.way, column.shot).label
-    if column.way is None and column.shot is None:
-        return Cell(metric, note=column.evaluator)
-    chance = f"\nchance {100 / column.way:.1f}" if column.metric == "accuracy" and _is_count(column.way) else ""
-    return Cell(task, note=metric + chance)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value > 1
-
-
-def _result(report: RunReport, row: MetricRow, percent: bool, best: bool) -> Cell:
-    paper = paper_number(report, row)
-    note = ""
-    if paper is not None:
-        value = float(paper["value"])
-        note = f"paper {number(value, percent)} ({number(row.value - value, percent, sign=True)})"
-    sort = row.value if math.isfinite(row.value) else None
-    return Cell(with_interval(row.value, row.ci95, percent), sort, best, note)
-
-
-def paper_table(report: RunReport) -> Table:
-    """Return each published number beside ours and their difference; where we have none, that is said."""
-    rows = []
-    found: dict[int, MetricRow] = {}
-    for made in report.reports.values():
-        for row in made.rows:
-            paper = paper_number(report, row)
-            if paper is not None:
-                found.setdefault(id(paper), row)
-    for paper in report.published.get("rows", ()):
-        percent = is_percent(paper["metric"], [float(paper["value"])])
-        value, half = float(paper["value"]), paper.get("ci95")
-        interval = (value - half, value + half) if half is not None else (math.nan, math.nan)
-        ours = found.get(id(paper))
-        label = Column(paper["metric"], "", paper.get("way"), paper.get("shot")).label
-        head = (
-            Cell(str(paper.get("stage", "")), note=_else(paper.get("label", ""), paper.get("stage", ""))),
-            Cell(label + (" (%)" if percent else "")),
-        )
-        numbers = (
-            Cell("–") if ours is None else Cell(with_interval(ours.value, ours.ci95, percent), ours.value),
-            Cell(with_interval(value, interval, percent), value),
-            Cell("not run") if ours is None else _signed(ours.value - value, percent),
-        )
-        rows.append((*head, *numbers))
-    heads = ("model", "metric", "here", "paper", "difference")
-    source = str(report.published.get("source", ""))
-    return Table("Every number beside the paper's", tuple(map(Cell, heads)), tuple(rows), source, folded=True)
-
-
-def _else(text: Any, known: Any) -> str:
-    return "" if text == known else str(text)
-
-
-def _signed(value: float, percent: bool) -> Cell:
-    return Cell(number(value, percent, sign=True), value)
-
-
-MOST_TESTS = 60
-"""More paired tests than these are folded away."""
-
-
-def comparison_table(report: RunReport) -> Table:
-    """Return the paired tests; the Holm-corrected p is stressed where it is below 0.05."""
-    rows = []
-    for made in report.reports.values():
-        for pair in made.comparisons:
-            percent = is_percent(pair.metric, [pair.difference])
-            conditions = dict(pair.conditions)
-            label = Column(pair.metric, "", conditions.pop("way", None), conditions.pop("shot", None)).label
-            low, high = (number(float(end), percent, sign=True) for end in pair.ci95)
-            rows.append(
-                (
-                    Cell(f"{pair.first} − {pair.second}", note=short(conditions) if conditions else ""),
-                    Cell(label + (" (points)" if percent else "")),
-                    _signed(pair.difference, percent),
-                    Cell(f"{low} to {high}"),
-                    Cell(p_text(pair.p), pair.p),
-                    Cell(p_text(pair.p_holm), pair.p_holm, best=pair.p_holm < 0.05),
-                    Cell(short(pair.n), float(pair.n)),
-                    Cell(pair.test),
-                )
-            )
-    heads = ("pair", "metric", "difference", "95% interval", "p", "p (Holm)", "n", "test")
-    note = "Each pair was judged on the same tasks or images. Bold: below 0.05 after Holm's correction for the whole table."
-    many = len(rows) > MOST_TESTS
-    title = f"All {len(rows)} paired tests" if many else "Paired tests"
-    return Table(title, tuple(map(Cell, heads)), tuple(rows), note, folded=many)
-
-
-def other_tests_table(report: RunReport) -> Table:
-    """Return the tests that pair no models; the Holm-corrected p is stressed where it is below 0.05."""
-    rows = []
-    for made in report.reports.values():
-        for test in made.tests:
-            low, high = (number(float(end), sign=True) for end in test.ci95)
-            interval = f" ({low} to {high})" if math.isfinite(test.ci95[0]) else ""
-            rows.append(
-                (
-                    Cell(test.about, note=short(dict(test.conditions)) if test.conditions else ""),
-                    Cell(words(test.metric)),
-                    Cell(test.test, note=test.note),
-                    Cell(number(test.statistic), test.statistic if math.isfinite(test.statistic) else None),
-                    Cell(number(test.effect, sign=True) + interval),
-                    Cell(p_text(test.p), test.p if math.isfinite(test.p) else None),
-                    Cell(p_text(test.p_holm), test.p_holm if math.isfinite(test.p_holm) else None, test.p_holm < 0.05),
-                    Cell(short(test.n), float(test.n)),
-                )
-            )
-    heads = ("of what", "metric", "test", "statistic", "difference or correlation", "p", "p (Holm)", "n")
-    note = (
-        "Bold: below 0.05 after Holm's correction for all of these tests of an evaluator. A p above 0.05 does not show that"
-        " there is no difference: the interval says how large it may be."
-    )
-    many = len(rows) > MOST_TESTS
-    title = f"All {len(rows)} tests" if many else "Tests over models and between classes"
-    return Table(title, tuple(map(Cell, heads)), tuple(rows), note if rows else "", folded=many)
-
-
-def seen_table(report: RunReport) -> Table:
-    """Return what each judged model saw on its way, and where its batch norm took statistics."""
-    seen: dict[tuple[str, ...], None] = {}
-    for made in report.reports.values():
-        for row in made.rows:
-            seen[(row.stage, row.method, row.seen, row.norm)] = None
-    rows = []
-    for stage, method, text, norm in seen:
-        labels, _, transductive = text.partition("; transductive: ")
-        rows.append(
-            (
-                Cell(stage),
-                Cell(method),
-                Cell(labels.removeprefix("labels: ") or "not recorded"),
-                Cell(transductive or "no"),
-                Cell(norm),
-            )
-        )
-    norms = "; ".join(f"Batch norm, {norm}: {NORMS[norm]}" for norm in NORMS if any(key[3] == norm for key in seen))
-    note = "Transductive: stages fitted on the very rows on which the model is judged. " + (
-        f"{norms}." if norms else ""
-    )
-    heads = ("model", "method", "labels seen", "transductive", "batch norm")
-    return Table("What each model saw", tuple(map(Cell, heads)), tuple(rows), note.strip())

@@ -42,9 +42,16 @@ class Table:
         return tuple(any(row[i].sort is not None for row in self.rows) for i in range(len(self.columns)))
 
 
+ACRONYMS = {word: word.upper() for word in ("auc", "roc", "mae", "mse", "rmse", "ssim", "f1", "ece", "nll")}
+
+
 def words(name: str) -> str:
-    """Return a name as words."""
-    return name.replace("_", " ")
+    """Return a name as words.
+
+    >>> words("balanced_accuracy"), words("auc_malignant")
+    ('balanced accuracy', 'AUC malignant')
+    """
+    return " ".join(ACRONYMS.get(word, word) for word in name.replace("_", " ").split(" "))
 
 
 def short(value: Any, length: int = 60) -> str:
@@ -111,6 +118,11 @@ def with_interval(value: float, ci95: Sequence[float], percent: bool = False) ->
     return f"{scale * value:.{digits}f} ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
 
 
+def signed(value: float, percent: bool = False) -> Cell:
+    """Return a difference, sorted by its value."""
+    return Cell(number(value, percent, sign=True), value if math.isfinite(value) else None)
+
+
 def stage_table(stages: Sequence[StageRecord]) -> Table:
     """Return every stage of every cell: who made it, whether it was computed, and what it cost."""
     from fewcore.progress import clock_text
@@ -119,7 +131,7 @@ def stage_table(stages: Sequence[StageRecord]) -> Table:
     for stage in stages:
         maker = f"{stage.distribution} {stage.version}"
         seconds = clock_text(stage.seconds) if stage.seconds >= 60 else f"{stage.seconds:.1f} s"
-        cost = stage.status == "computed"
+        cost = stage.status in {"computed", "reused"} and stage.seconds > 0
         memory = cost and math.isfinite(stage.peak_memory_mb) and stage.peak_memory_mb > 0
         rows.append(
             (
@@ -127,7 +139,9 @@ def stage_table(stages: Sequence[StageRecord]) -> Table:
                 Cell(stage.component, note=f"{words(stage.kind)}, {maker}"),
                 Cell(stage.split),
                 Cell(stage.status, best=stage.status in {"failed", "missing"}, note=short(stage.error, 200)),
-                Cell(seconds, stage.seconds) if cost else Cell(""),
+                Cell(seconds, stage.seconds, note="when computed" if stage.status == "reused" else "")
+                if cost
+                else Cell(""),
                 Cell(f"{stage.peak_memory_mb:,.0f} MB", stage.peak_memory_mb) if memory else Cell(""),
                 Cell(stage.key[:12]),
             )

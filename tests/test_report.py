@@ -22,9 +22,10 @@ from rich.console import Console
 from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
 from fewcore.drawing import draw
 from fewcore.figures import learning_drawings
-from fewcore.page import headline, render_html, render_markdown
+from fewcore.headline import headline
+from fewcore.page import render_html, render_markdown
 from fewcore.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
-from fewcore.results import results_table
+from fewcore.result_tables import paper_table, results_tables
 from fewcore.sheets import sheet_of
 
 HOSTILE = "<script>alert('x')</script> | `a` [b](javascript:c) \x1b[31m $\\frac{ \"q\" &lt; #"
@@ -222,7 +223,7 @@ def test_csv_has_a_column_a_field_and_starts_no_formula(tmp_path: Path, report: 
 
 
 def test_the_results_stand_beside_the_papers_with_the_best_of_each_kind_stressed(report: RunReport) -> None:
-    table = results_table(report)
+    (table,) = results_tables(report)
     assert [head.text for head in table.columns] == ["model", "5-way 1-shot"]
     assert table.columns[1].note == "accuracy (%)\nchance 20.0"
     cells = {row[0].text: row[1] for row in table.rows}
@@ -238,7 +239,7 @@ def test_small_errors_are_best_and_other_metrics_have_three_digits(report: RunRe
         MetricRow("mae", value, (value - 0.05, value + 0.02), 9, name, "lasso")
         for name, value in (("a", 0.4567), ("b", 1.5))
     )
-    table = results_table(replace(report, reports={"score": MetricReport(rows)}))
+    (table,) = results_tables(replace(report, reports={"score": MetricReport(rows)}))
     assert [row[1].text for row in table.rows] == ["0.457 (0.407 to 0.477)", "1.50 (1.45 to 1.52)"]
     assert [row[1].best for row in table.rows] == [True, False]
     assert [row[0].note for row in table.rows] == ["lasso", "lasso"]
@@ -249,7 +250,7 @@ def test_cells_of_a_matrix_are_lines_of_their_own_and_the_best_is_of_equal_condi
         row(name, value, conditions={"labels.share": share, "way": 2})
         for name, share, value in (("a", 0.1, 0.6), ("a", 0.5, 0.7), ("b", 0.1, 0.5), ("b", 0.5, 0.8), ("a", 0.5, 0.1))
     )
-    table = results_table(replace(report, reports={"score": MetricReport(rows)}))
+    (table,) = results_tables(replace(report, reports={"score": MetricReport(rows)}))
     assert [(row[0].note, row[1].best) for row in table.rows] == [
         ("labels.share 0.1", True),
         ("labels.share 0.5", False),
@@ -268,17 +269,136 @@ def test_methods_that_take_turns_in_one_stage_stand_under_their_own_names(report
         )
         for name in ("s4mtl", "u-net")
     )
-    table = results_table(replace(report, reports={"score": MetricReport(rows)}))
+    (table,) = results_tables(replace(report, reports={"score": MetricReport(rows)}))
     assert [(row[0].text, row[0].note) for row in table.rows] == [
-        ("s4mtl", "labels.share 0.1, seed 0, 1"),
-        ("u-net", "labels.share 0.1, seed 0, 1"),
+        ("s4mtl", "labels.share 0.1"),
+        ("u-net", "labels.share 0.1"),
+    ]
+    assert table.note.startswith("Each number: seed 0, 1. ")
+
+
+def test_variants_of_one_method_stand_under_their_own_names(report: RunReport) -> None:
+    rows = tuple(
+        replace(row("model", 0.6, conditions={"stages.model": name}), method="u-net") for name in ("u-net", "long")
+    )
+    (table,) = results_tables(replace(report, reports={"score": MetricReport(rows)}))
+    assert [(row[0].text, row[0].note) for row in table.rows] == [("u-net", ""), ("long", "u-net")]
+
+
+def repeated(report: RunReport) -> RunReport:
+    """Two seeds and their mean of each of two models."""
+    rows = tuple(
+        replace(row(name, value + shift), repeats={"seed": seed, "fold": "all 4"})
+        for name, value in (("maml", 0.7), ("knn", 0.5))
+        for seed, shift in ((0, 0.1), (1, -0.1), ("mean of 2", 0.0))
+    )
+    return replace(report, reports={"score": MetricReport(rows)})
+
+
+def test_means_stand_for_their_repeats_which_are_folded_away(report: RunReport) -> None:
+    main, single = results_tables(repeated(report))
+    assert [(row[0].text, row[0].note, row[1].text) for row in main.rows] == [
+        ("maml", "", "70.0 ± 0.8"),
+        ("knn", "", "50.0 ± 0.8"),
+    ]
+    assert main.note.startswith("Each number: mean of 2 seeds, all 4 folds. ")
+    assert [row[0].note for row in single.rows] == [f"seed {seed}, all 4 folds" for seed in (0, 1, 0, 1)]
+    assert (main.folded, single.folded) == (False, True)
+    assert not any(row[1].best for row in single.rows)
+
+
+def test_the_headline_and_the_papers_table_speak_of_means_not_of_the_luckiest_seed(report: RunReport) -> None:
+    (told,) = headline(repeated(report))
+    assert "maml (mean of 2 seeds, all 4 folds) reaches 70.0" in told
+    numbers = paper_table(repeated(report))
+    assert [cell.text for cell in numbers.rows[0]] == [
+        "maml",
+        "accuracy, 5-way 1-shot (%)",
+        "70.0 ± 0.8",
+        "69.8 ± 0.8",
+        "+0.2",
     ]
 
 
-def test_a_metric_of_two_evaluators_has_two_columns(report: RunReport) -> None:
+@pytest.mark.parametrize(
+    ("p", "verdict"),
+    [
+        (0.0004, "a paired test tells them apart: p < 0.001 after Holm's correction"),
+        (0.2, "which may be chance: p = 0.200 after Holm's correction"),
+    ],
+)
+def test_the_headline_says_what_the_paired_test_says_of_the_next_best(
+    report: RunReport, p: float, verdict: str
+) -> None:
+    (made,) = report.reports.values()
+    pair = replace(made.comparisons[0], p_holm=p)
+    told = headline(replace(report, reports={"score": replace(made, comparisons=(pair,))}))[0].replace("\u00a0", " ")
+    assert "Of 2 models that saw no label this is the best number; next is knn with 57.5 ± 1.3 % " in told
+    assert verdict in told
+
+
+def test_the_headline_calls_nothing_tested_that_was_compared_elsewhere(report: RunReport) -> None:
+    (made,) = report.reports.values()
+    pair = replace(made.comparisons[0], conditions={"way": 20, "shot": 1})
+    told = headline(replace(report, reports={"score": replace(made, comparisons=(pair,))}))[0]
+    assert "Holm" not in told
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ("labels: none", "training images without labels, maml"),
+        ("labels: 60 training", "training images with the labels of 60 training images, maml"),
+        ("labels: 22000 training", "From 22,000 training images, all labelled, maml"),
+        (
+            "labels: 22000 training + 20 validation",
+            "From 22,000 training images, all labelled, and 20 validation images with labels, maml",
+        ),
+        (
+            "labels: none (monitored only: 297 validation); transductive: embed",
+            "The labels of 297 validation images were used to watch it, not to teach it. "
+            "It was fitted on the very images on which it is judged (embed).",
+        ),
+    ],
+)
+def test_the_headline_says_in_plain_words_what_a_model_saw(report: RunReport, seen: str, said: str) -> None:
+    (told,) = headline(replace(report, reports={"score": MetricReport((row("maml", 0.6, seen=seen),))}))
+    assert said in told
+
+
+def wide(report: RunReport) -> RunReport:
+    """A segmentation with a dozen metrics of three structures each."""
+    metrics = [
+        f"{metric}_{part}" for metric in ("dice", "jaccard", "ssim", "hausdorff") for part in ("lung", "heart", "rib")
+    ]
+    rows = tuple(
+        replace(row(name, 0.8, 0.01, conditions={"labels.share": 0.1}), metric=metric)
+        for name in ("s4mtl", "u-net-long")
+        for metric in metrics
+    )
+    return replace(report, reports={"masks": MetricReport(rows), "classes": MetricReport((row("s4mtl", 0.6),))})
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, 3), (120, 6), (400, 12)])
+def test_the_terminal_shows_the_columns_that_fit_whole_and_counts_the_rest(
+    report: RunReport, width: int, shown: int
+) -> None:
+    stream = io.StringIO()
+    Console(width=width, file=stream).print(summary_table(wide(report)))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    head = next(line for line in lines if "model" in line)
+    assert sum(head.lower().count(metric) for metric in ("dice", "jaccard", "ssim", "hausdorff")) == shown
+    assert (f"{12 - shown} more columns: see metrics.csv" in stream.getvalue()) == (shown < 12)
+    assert any("Omniglot: Results of classes" in line for line in lines)
+    assert any("u-net-long" in line for line in lines)
+
+
+def test_each_evaluator_has_a_table(report: RunReport) -> None:
     made = {"first": MetricReport((row("maml", 0.5),)), "second": MetricReport((row("maml", 0.6),))}
-    table = results_table(replace(report, reports=made))
-    assert [head.text for head in table.columns[1:]] == ["5-way 1-shot, first", "5-way 1-shot, second"]
+    first, second = results_tables(replace(report, reports=made))
+    assert (first.title, first.rows[0][1].text) == ("Results of first", "50.0 ± 0.8")
+    assert (second.title, second.rows[0][1].text) == ("Results of second", "60.0 ± 0.8")
 
 
 def test_the_terminal_shows_the_same_results(report: RunReport) -> None:
@@ -326,9 +446,9 @@ def test_sections_answer_in_the_order_of_the_questions(html: str) -> None:
     assert "queries help each other" in page.text
     assert "not another seed of the training" in page.text
     said = page.text.replace("\u00a0", " ")
-    assert "Given 22,000 training images and no labels, maml reaches 68.8 ± 0.8 % accuracy on 1000 5-way" in said
-    assert "1-shot tasks; the paper reports 69.8." in said
-    assert "Given 22,000 training images (labels: 60 training), oracle reaches 94.5 ± 0.8 % accuracy" in said
+    assert "From 22,000 training images without labels, maml reaches 68.8 ± 0.8 % accuracy on 1000 5-way" in said
+    assert "1-shot tasks (chance: 20 %); the paper reports 69.8 %." in said
+    assert "From 22,000 training images with the labels of 60 training images, oracle reaches 94.5 ± 0.8 % acc" in said
 
 
 def test_tables_sort_by_the_pages_only_script(html: str) -> None:
@@ -398,7 +518,9 @@ def test_hostile_names_are_text_everywhere(report: RunReport, tmp_path: Path) ->
     assert not re.search(r"(?<!\\)\]\(javascript", outside)
     assert "\x1b" not in outside
     assert "# no heading" not in outside
-    summary_table(hostile)
+    stream = io.StringIO()
+    Console(file=stream).print(summary_table(hostile))
+    assert "\x1b" not in stream.getvalue()
 
 
 def test_markdown_tells_the_same(report: RunReport) -> None:
@@ -433,7 +555,9 @@ def test_an_empty_run_still_has_a_report(tmp_path: Path) -> None:
     write_report(empty, tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert [section["id"] for section in page.all("section")] == ["missing", "results"]
-    assert len(summary_table(empty).columns) == 1
+    stream = io.StringIO()
+    Console(file=stream).print(summary_table(empty))
+    assert stream.getvalue() == ""
 
 
 def test_curves_of_cells_are_drawn_once_a_key_with_their_mean(report: RunReport) -> None:
