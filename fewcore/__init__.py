@@ -58,6 +58,7 @@ from fewcore.seeds import (
 if TYPE_CHECKING:
     from fewcore import grouping, image_files, readers
     from fewcore.boxes import box_figure
+    from fewcore.export import network_for_export
     from fewcore.run import Run
     from fewcore.samples import SampleTest, independent_t, one_way_anova, pearson
     from fewcore.statistics import (
@@ -102,7 +103,7 @@ _STATISTICS = (
 _LAZY = {"Run": "run", "Gather": "tensors", "load_module": "tensors", "module_arrays": "tensors"}
 _LAZY |= dict.fromkeys(_STATISTICS, "statistics")
 _LAZY |= dict.fromkeys(("SampleTest", "independent_t", "one_way_anova", "pearson"), "samples")
-_LAZY |= {"box_figure": "boxes", "load_model": "trained"}
+_LAZY |= {"box_figure": "boxes", "load_model": "trained", "network_for_export": "export"}
 _MODULES = ("grouping", "image_files", "readers")
 
 __version__ = "0.1.0"
@@ -169,6 +170,7 @@ __all__ = [
     "mcnemar",
     "mean_interval",
     "module_arrays",
+    "network_for_export",
     "normal_interval",
     "numpy_generator",
     "one_way_anova",

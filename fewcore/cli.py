@@ -14,7 +14,7 @@ import click
 from fewcore import __version__
 from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem, did_you_mean
 from fewcore.kinds import KINDS
-from fewcore.model_commands import adapt, predict
+from fewcore.model_commands import adapt, export, predict
 from fewcore.pipeline_options import counted, load_pipeline, pipeline_options
 from fewcore.plugins import load_registry
 from fewcore.run_command import run
@@ -163,6 +163,7 @@ def doctor(as_json: bool) -> None:
 cli.add_command(run)
 cli.add_command(adapt)
 cli.add_command(predict)
+cli.add_command(export)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -53,11 +53,7 @@ class FilePredictions:
     def of(cls, files: list[NewFile], made: Predictions, record: ModelRecord, fitting: Fitting) -> FilePredictions:
         """Return predictions of the images of files with the names of the record's classes and structures."""
         rows = np.repeat(np.arange(len(files)), [file.n_slices for file in files])
-        classes = _named(record.classes, 0 if made.scores is None else made.scores.shape[1], "class")
-        n_masks = 0 if made.masks is None else made.masks.shape[1]
-        # Where several targets have as many structures, which of them the model learnt is not known.
-        known = {names for names in record.structures.values() if len(names) == n_masks}
-        structures = _named(known.pop() if len(known) == 1 else (), n_masks, "structure")
+        classes, structures = names_of(record, made)
         values = (made.scores, made.values, made.value_names, made.masks)
         return cls(tuple(files), rows, classes, structures, *values, fitting)
 
@@ -168,6 +164,15 @@ class FilePredictions:
             if self.values is not None:
                 line += map(_short, self.values[row].tolist())
             yield [*line, *(target.relative_to(out).as_posix() for target in targets[number])]
+
+
+def names_of(record: ModelRecord, made: Predictions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the classes that scores count, and of the structures that masks show; numbers where none is known."""
+    classes = _named(record.classes, 0 if made.scores is None else made.scores.shape[1], "class")
+    n_masks = 0 if made.masks is None else made.masks.shape[1]
+    # Where several targets have as many structures, which of them the model learnt is not known.
+    known = {names for names in record.structures.values() if len(names) == n_masks}
+    return classes, _named(known.pop() if len(known) == 1 else (), n_masks, "structure")
 
 
 def _short(value: float) -> float:

@@ -1,4 +1,4 @@
-"""The commands that use a trained model on new files: `fewcore adapt` and `fewcore predict`."""
+"""The commands that use a trained model: `fewcore adapt` and `fewcore predict` on new files, `fewcore export` in other programs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,8 @@ Command = Callable[..., Any]
 
 
 def _model_options(command: Command) -> Command:
-    """Add the options that say which model is meant, and where it computes."""
+    """Add the options that say which model is meant."""
     for decorate in (
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-        click.option(
-            "--window",
-            nargs=2,
-            type=float,
-            metavar="LOW HIGH",
-            help="Values of files of more than 8 bits that become black and white, where the run's data does not say.",
-        ),
         click.option("--overwrite", is_flag=True, help="Write in place of what an earlier command wrote."),
         click.option(
             "--cell",
@@ -42,6 +34,23 @@ def _model_options(command: Command) -> Command:
     return command
 
 
+def _file_options(command: Command) -> Command:
+    """Add the options that say which model is meant, how new files are read, and where it computes."""
+    for decorate in (
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--window",
+            nargs=2,
+            type=float,
+            metavar="LOW HIGH",
+            help="Values of files of more than 8 bits that become black and white, where the run's data does not say.",
+        ),
+        _model_options,
+    ):
+        command = decorate(command)
+    return command
+
+
 @click.command()
 @click.argument("run")
 @click.option("--labelled", type=click.Path(path_type=Path), required=True, help="Folder with a sub-folder a class.")
@@ -50,7 +59,7 @@ def _model_options(command: Command) -> Command:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the images of --shots.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
-@_model_options
+@_file_options
 def adapt(
     run: str,
     labelled: Path,
@@ -82,7 +91,7 @@ def adapt(
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for predictions.csv and masks.")
-@_model_options
+@_file_options
 def predict(
     model: str,
     files: tuple[str, ...],
@@ -110,6 +119,31 @@ def predict(
     made.save(out, overwrite)
     masks = f", {len(made.files) * len(made.structures)} masks beside it" if made.structures else ""
     click.echo(f"predictions: {(out / TABLE).resolve()}, {len(made.files)} files{masks}")
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The file: .onnx (ONNX), .ts (TorchScript) or .pt2 (torch.export).",
+)
+@_model_options
+def export(model: str, out: Path, stage: str, cells: tuple[str, ...], overwrite: bool) -> None:
+    """Write MODEL as a network that other programs run without fewcore.
+
+    MODEL is a folder that fewcore run or fewcore adapt wrote. From images (n, c, h, w) or volumes (n, c, d, h, w) the network
+    makes scores and masks. How images must be prepared stands in a JSON file beside it. The file is run and compared with
+    the model; one that says something else is not kept. ONNX needs pip install 'fewcore[export]'.
+    """
+    from fewcore.export import target_of
+
+    target_of(out, overwrite)
+    with _loaded(model, "predict", stage, cells, None, "cpu") as loaded:
+        made = loaded.export(out, overwrite)
+    click.echo(f"network: {made.path.resolve()}, {loaded.record.title}; how to feed it: {made.description.name}")
+    click.echo(f"checked: its outputs are within {made.difference:.1e} of the model's own, relative to the largest")
 
 
 @contextmanager

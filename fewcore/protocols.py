@@ -38,7 +38,7 @@ class Stored(Protocol):
 class Encoder(Stored, Protocol):
     """What an embedder makes. An encoder with clusters of its own also has `assign(vectors) -> (n,)` integers; one that
     is a network has `network`, a `torch.nn.Module`, for stages that take it as `start`. Its class may have `draw(axes)`, as a
-    `Predictor` may.
+    `Predictor` may, and `network_for_export(spec)`, whose network makes the vectors (n, e).
     """
 
     @property
@@ -131,6 +131,11 @@ class TaskStream(Protocol):
 class Predictor(Stored, Protocol):
     """What a learner makes. It may have `draw(axes)`, which draws on matplotlib axes what was learnt and returns the
     caption; the report shows it. So may a few-shot model.
+
+    One whose answer is a function of the image alone may have `network_for_export(spec)`, which `fewcore export` asks for: a
+    `torch.nn.Module` from pixels (n, c, h, w) or (n, c, d, h, w), float32 as `Gather` gives them, to a dict of what `predict`
+    makes, `scores`, `masks` and `values`. `spec` says what enters: size, channels and range. It raises `DataError`
+    where what is said of an image depends on others.
     """
 
     def predict(self, images: ImageSet, run: Run) -> Predictions:

@@ -8,12 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fewcore.blame import blame
 from fewcore.components import Offer
-from fewcore.contracts import Array, ImageSet, Predictions, Target
+from fewcore.contracts import Array, ImageSet, ImageSpec, Predictions, Target
 from fewcore.disk import check_writable
 from fewcore.errors import DataError, NumericalError, PipelineError, PluginError, Problem
+from fewcore.export import (
+    Exported,
+    Whole,
+    entering,
+    frozen,
+    made_up_images,
+    network_for_export,
+    target_of,
+    write_network,
+)
 from fewcore.file_predictions import FilePredictions
 from fewcore.new_files import NewFile, labelled_files, listed, read_all
 from fewcore.new_images import Fitting, Window
@@ -153,6 +164,31 @@ class TrainedModel:
         entry = Entry(key, arrays, meta, {"adapted": self.record.recipe.key, "seed": seed}, facts)
         return TrainedModel(self.folder, record, self._device, self._progress, (made, entry))
 
+    def export(self, file: PathLike, overwrite: bool = False) -> Exported:
+        """Write the model as a network that needs no fewcore, and a description of how to feed it beside it.
+
+        The end of the file's name says its format: `.onnx`, `.ts` (TorchScript) or `.pt2` (torch.export). The file is run and
+        compared with the model; one that says something else is not kept.
+
+        Raises:
+            PipelineError: the name says no format, or the model must be adapted first.
+            PluginError: a library is missing (`pip install 'fewcore[export]'`), or the format cannot hold the network.
+            DataError: the file is there already, or the model is no network or looks at more than one image.
+            NumericalError: the file says something else than the model.
+
+        """
+        self._check_use("predict")
+        target = Path(file)
+        how = target_of(target, overwrite)
+        results, run = Results(self.folder, self.record.store), Run(0, torch.device("cpu"), name=self.record.stage)
+        model, offer = self._predictor(results)
+        with blame(self.record.title, offer):
+            whole = self._whole(model, results)
+            images = made_up_images(self.record)
+            made: Predictions = model.predict(self._as_seen(images, results, run), run)
+        self._check(made, images)
+        return write_network(target, how, whole, self.record, images, made)
+
     def save(self, folder: PathLike, overwrite: bool = False) -> Path:
         """Write an adapted model into a folder of its own, with all that it needs; returns the folder.
 
@@ -200,8 +236,17 @@ class TrainedModel:
         encoder, offer = built(self.record.vectors, results)
         with blame(self.record.title, offer):
             vectors = np.asarray(encoder.embed(replace(images, targets={}, target=""), run), np.float32)
-        spec = replace(images.spec, size=(1, 1), channels=vectors.shape[1], spacing=None)
+        spec = vector_spec(images.spec, vectors.shape[1])
         return replace(images, images=vectors[:, :, None, None], spec=spec)
+
+    def _whole(self, model: Any, results: Results) -> Whole:
+        """Return the network from pixels to what a predictor says, through the encoder where it learnt from vectors."""
+        spec = entering(self.record.spec, self.record.dtype)
+        if self.record.vectors is None:
+            return frozen(network_for_export(model, spec), None)
+        encoder = built(self.record.vectors, results)[0]
+        seen = vector_spec(self.record.spec, int(encoder.dim))
+        return frozen(network_for_export(model, seen), network_for_export(encoder, spec))
 
     # ---- models
 
@@ -226,6 +271,11 @@ class TrainedModel:
         _check_finite(
             {n: v for n, v in vars(made).items() if n in ("scores", "masks", "values") and v is not None}, title
         )
+
+
+def vector_spec(spec: ImageSpec, dim: int) -> ImageSpec:
+    """Return the spec of vectors (n, dim, 1, 1) that stand in for images."""
+    return replace(spec, size=(1, 1), channels=dim, spacing=None)
 
 
 def check_model_folder(out: Path, overwrite: bool) -> None:

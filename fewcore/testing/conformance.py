@@ -73,15 +73,19 @@ OF_KIND: dict[str, tuple[Check, ...]] = {
         kind_checks.splits_are_sane,
         kind_checks.targets_are_sane,
     ),
-    "embedder": (kind_checks.encoder_keeps_its_shapes,),
+    "embedder": (kind_checks.encoder_keeps_its_shapes, kind_checks.exported_network_agrees),
     "partitioner": (kind_checks.partitions_stand_on_the_rows,),
     "task_sampler": (
         kind_checks.tasks_keep_the_contract,
         kind_checks.tasks_are_pure,
         kind_checks.stream_obeys_its_law,
     ),
-    "meta_learner": (kind_checks.few_shot_model_keeps_its_shapes, kind_checks.each_task_is_alone),
-    "learner": (kind_checks.predictions_are_announced,),
+    "meta_learner": (
+        kind_checks.few_shot_model_keeps_its_shapes,
+        kind_checks.each_task_is_alone,
+        kind_checks.exported_network_agrees,
+    ),
+    "learner": (kind_checks.predictions_are_announced, kind_checks.exported_network_agrees),
     "evaluator": (kind_checks.report_is_sane,),
     "backbone": (kind_checks.network_keeps_its_shapes, kind_checks.forward_tasks_agrees),
 }

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fewcore import checkpoint
 from fewcore.components import Offer
-from fewcore.contracts import Array, ImageSet, Partitions, Predictions, TaskBatch
+from fewcore.contracts import Array, ImageSet, ImageSpec, Partitions, Predictions, TaskBatch
+from fewcore.errors import DataError
+from fewcore.export import FIELDS, entering
 from fewcore.kinds import SPLITS
 from fewcore.metrics import MetricReport
 from fewcore.run import Run
 from fewcore.seeds import torch_generator
+from fewcore.tensors import Gather
 from fewcore.testing import toys
 from fewcore.testing.trial import Setup, Trial, arrays_within, blind_tasks, complain, difference, support_set
 
@@ -270,6 +274,45 @@ def _predicted(offer: Offer, made: Any, images: ImageSet, announced: tuple[str, 
         _wrong(offer, array, (len(images), *[None] * (np.ndim(array) - 1)), name)
     if made.masks is not None and not (made.masks.min() >= 0 and made.masks.max() <= 1):
         complain(offer, "masks outside [0, 1]", "probabilities")
+
+
+def exported_network_agrees(offer: Offer, setup: Setup) -> None:
+    """`network_for_export`, where there is one, makes from pixels what `predict` or `embed` makes, of one image or of many."""
+    trial = Trial(offer, setup)
+    model = trial.make()
+    if offer.kind == "meta_learner":
+        model = trial.attempt("adapt", lambda: model.adapt(support_set(setup.shape), Run(9)))
+    images = toys.toy_images("test", setup.shape)
+    if not hasattr(model, "network_for_export"):
+        return
+    network = trial.attempt("network_for_export", lambda: _for_export(model, entering(images.spec, "uint8")))
+    if network is None:
+        return
+    pixels = Gather(images, torch.device("cpu"))(np.arange(len(images)))
+    with torch.no_grad():
+        many, one = (trial.attempt("the network", functools.partial(network.eval(), x)) for x in (pixels, pixels[:1]))
+    if offer.kind == "embedder":
+        own, many, one = {"vectors": model.embed(images, Run(9))}, {"vectors": many}, {"vectors": one}
+    else:
+        made = model.predict(images, Run(9))
+        own = {name: getattr(made, name) for name in FIELDS if getattr(made, name) is not None}
+    for said in (many, one):
+        if set(said) != set(own):
+            complain(offer, f"a network for export that makes {', '.join(said)}", f"{', '.join(own)}, as predict makes")
+        for name, values in own.items():
+            if not isinstance(said[name], torch.Tensor) or len(said[name]) > len(values):
+                complain(offer, f"'{name}' of type {type(said[name]).__name__} of the network for export", "a tensor")
+            if _apart(values[: len(said[name])], said[name].numpy()):
+                complain(offer, f"other {name} of the network for export", "those of predict or embed")
+
+
+def _for_export(model: Any, spec: ImageSpec) -> nn.Module | None:
+    """Return the network, or None where the model says why there is none: its answers depend on all images, say."""
+    try:
+        network: nn.Module = model.network_for_export(spec)
+    except DataError:
+        return None
+    return network
 
 
 def network_keeps_its_shapes(offer: Offer, setup: Setup) -> None:

@@ -123,6 +123,10 @@ class ToyEncoder:
             vectors = [self.network.to("cpu")(image[None]) for image in pixels]
         return np.asarray(torch.cat(vectors).numpy())
 
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels in [0, 1] to vectors."""
+        return self.network
+
     def assign(self, vectors: Array) -> Array:
         """Return the cluster of each vector, (n,): its largest coordinate."""
         return np.asarray(vectors[:, :N_CLASSES].argmax(1))

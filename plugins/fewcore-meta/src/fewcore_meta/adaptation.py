@@ -21,6 +21,7 @@ from fewcore import (
     DataError,
     Gather,
     ImageSet,
+    ImageSpec,
     Meta,
     Predictions,
     Run,
@@ -31,6 +32,7 @@ from fewcore import (
 )
 from fewcore_meta.batch_norm import batch_statistics, norm_layers, own_statistics
 from fewcore_meta.checkpointed_step import CheckpointedStep
+from fewcore_meta.exported import Scores, refuse_transductive
 from fewcore_meta.task_scores import task_loss
 
 Norm = Literal["transductive", "support", "running"]
@@ -277,6 +279,17 @@ class AdaptedPredictor:
         ]
         scores = torch.cat(made).numpy() if made else np.zeros((0, n_way), np.float32)
         return Predictions(images.ids, scores=scores)
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to the logits of the support set's classes.
+
+        Raises:
+            DataError: with `transductive` norm, scores depend on what else is asked.
+
+        """
+        refuse_transductive(self.norm, bool(norm_layers(self.network)), "maml and scratch")
+        n_way = len(self.class_names)
+        return Scores(self.network, lambda outputs: outputs[:, :n_way])
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return weights and running statistics, and what the network is built from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,34 @@ def embeds_alone(network: nn.Module, pair: torch.Tensor) -> bool:
     return torch.allclose(together, alone, rtol=1e-3, atol=1e-4)
 
 
+@torch.no_grad()
+def keep_statistics(network: nn.Module, images: torch.Tensor) -> None:
+    """Let the statistics of images (n, c, ...) be the running ones, layer by layer, each of the layers before as they then are."""
+    layers = [layer for layer in norm_layers(network) if isinstance(layer.running_mean, torch.Tensor)]
+    hooks = [layer.register_forward_pre_hook(_take_statistics(len(images))) for layer in layers]
+    network.eval()
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _take_statistics(n_rows: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    """Return a hook that makes the statistics of a layer's first `n_rows` inputs its running ones."""
+
+    def take(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        rows = inputs[0][:n_rows]
+        axes = [0, *range(2, rows.ndim)]
+        # Biased, as batch norm normalises in training; the running variance that it keeps is the unbiased one.
+        variance, mean = torch.var_mean(rows, axes, correction=0)
+        with torch.no_grad():
+            layer.running_mean.copy_(mean)  # type: ignore[operator]
+            layer.running_var.copy_(variance)  # type: ignore[operator]
+
+    return take
+
+
 @contextmanager
 def statistics_of_first(network: nn.Module, n_rows: int) -> Iterator[None]:
     """Normalise every image of a batch with the statistics of its first `n_rows` images, layer by layer.
@@ -42,17 +70,7 @@ def statistics_of_first(network: nn.Module, n_rows: int) -> Iterator[None]:
     buffers = [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
     before = [buffer.clone() for buffer in buffers]
     modes = {module: module.training for module in network.modules()}
-
-    def take(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        rows = inputs[0][:n_rows]
-        axes = [0, *range(2, rows.ndim)]
-        # Biased, as batch norm normalises in training; the running variance that it keeps is the unbiased one.
-        variance, mean = torch.var_mean(rows, axes, correction=0)
-        with torch.no_grad():
-            layer.running_mean.copy_(mean)  # type: ignore[operator]
-            layer.running_var.copy_(variance)  # type: ignore[operator]
-
-    hooks = [layer.register_forward_pre_hook(take) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(_take_statistics(n_rows)) for layer in layers]
     network.eval()
     try:
         yield

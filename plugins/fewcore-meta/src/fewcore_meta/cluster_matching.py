@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from fewcore import (
     Array,
@@ -16,12 +17,15 @@ from fewcore import (
     Embeddings,
     Encoder,
     ImageSet,
+    ImageSpec,
     Meta,
     Partitions,
     Predictions,
     Run,
     TaskBatch,
+    network_for_export,
 )
+from fewcore_meta.exported import Scores, distances, tensor
 from fewcore_meta.task_vectors import chunked, embedded, labelled_support, scores_array
 
 MAX_ELEMENTS = 2**23
@@ -79,6 +83,17 @@ class ClusterMatchingPredictor:
 
         vectors = embedded(self._encoder, images, run).to(run.device)
         return Predictions(images.ids, scores=chunked(vectors, score))
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to scores, through the encoder's."""
+        centroids, labels = tensor(self._centroids).double(), tensor(self._centroid_labels).long()
+        named = torch.nonzero(labels >= 0).flatten()
+
+        def score(vectors: torch.Tensor) -> torch.Tensor:
+            far = distances(vectors.double(), centroids)
+            return _scores(far[None, :, named], labels[None, named], _beyond(far)[None], self._n_way)[0]
+
+        return Scores(network_for_export(self._encoder, spec), score)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the centroids and their labels."""

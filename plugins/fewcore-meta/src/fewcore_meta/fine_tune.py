@@ -21,6 +21,7 @@ from fewcore import (
     FewShotModel,
     Gather,
     ImageSet,
+    ImageSpec,
     Meta,
     Predictions,
     Predictor,
@@ -30,6 +31,7 @@ from fewcore import (
     option,
     torch_generator,
 )
+from fewcore_meta.exported import Scores
 from fewcore_meta.supervised import Training, known_rows, probabilities
 
 Start = Backbone | Encoder | FewShotModel | Predictor
@@ -90,6 +92,10 @@ class FineTunedPredictor:
             raise DataError(f"fine-tune: found images {images.shape}; expected {self.shape}, as in training")
         network = self.network.to(run.device)
         return Predictions(images.ids, probabilities(network, Gather(images, run.device), len(images)))
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to probabilities."""
+        return Scores(self.network, lambda logits: logits.softmax(1))
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights, the images' shape and the facts."""

@@ -8,8 +8,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 
-from fewcore import Array, Arrays, Embeddings, Encoder, ImageSet, Meta, Predictions, Run, TaskBatch, TaskStream, option
+from fewcore import (
+    Array,
+    Arrays,
+    Embeddings,
+    Encoder,
+    ImageSet,
+    ImageSpec,
+    Meta,
+    Predictions,
+    Run,
+    TaskBatch,
+    TaskStream,
+    network_for_export,
+    option,
+)
+from fewcore_meta.exported import Scores, distances, tensor
 from fewcore_meta.task_vectors import (
     Difficulty,
     TaskVectors,
@@ -93,6 +110,20 @@ class KnnPredictor:
 
         vectors = embedded(self._encoder, images, run).to(run.device)
         return Predictions(images.ids, scores=chunked(vectors, score))
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to the shares of the votes, through the encoder's.
+
+        Of vectors that are equally far, which one votes is not settled in such a file.
+        """
+        support, labels, k = tensor(self._support).double(), tensor(self._labels).long(), self._n_neighbours
+
+        def score(vectors: torch.Tensor) -> torch.Tensor:
+            far = distances(vectors.double(), support)
+            voters = functional.one_hot(labels[far.topk(k, largest=False).indices], self._n_way).sum(1)
+            return (voters + _nearness(far[None], labels[None], self._n_way)[0]) / k
+
+        return Scores(network_for_export(self._encoder, spec), score)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the support vectors and labels."""

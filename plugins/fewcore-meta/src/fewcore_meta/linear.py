@@ -8,9 +8,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
-from fewcore import Array, Arrays, Embeddings, Encoder, ImageSet, Meta, Predictions, Run, TaskBatch, TaskStream, option
+from fewcore import (
+    Array,
+    Arrays,
+    Embeddings,
+    Encoder,
+    ImageSet,
+    ImageSpec,
+    Meta,
+    Predictions,
+    Run,
+    TaskBatch,
+    TaskStream,
+    network_for_export,
+    option,
+)
 from fewcore_meta import logistic
+from fewcore_meta.exported import Scores, tensor
 from fewcore_meta.task_vectors import (
     Difficulty,
     TaskVectors,
@@ -53,6 +69,11 @@ class LinearPredictor:
         bias = torch.from_numpy(np.array(self._bias)).to(run.device)[None]
         vectors = embedded(self._encoder, images, run).to(run.device)
         return Predictions(images.ids, scores=chunked(vectors, lambda query: _scores(query, weights, bias)))
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to log-probabilities, through the encoder's."""
+        weights, bias = tensor(self._weights)[None], tensor(self._bias)[None]
+        return Scores(network_for_export(self._encoder, spec), lambda vectors: _scores(vectors[None], weights, bias)[0])
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights and biases."""

@@ -8,8 +8,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from fewcore import Array, Arrays, Embeddings, Encoder, ImageSet, Meta, Predictions, Run, TaskBatch, TaskStream, option
+from fewcore import (
+    Array,
+    Arrays,
+    Embeddings,
+    Encoder,
+    ImageSet,
+    ImageSpec,
+    Meta,
+    Predictions,
+    Run,
+    TaskBatch,
+    TaskStream,
+    network_for_export,
+    option,
+)
+from fewcore_meta.exported import Scores, tensor
 from fewcore_meta.hidden_layer import Setting, Training, forward
 from fewcore_meta.task_vectors import (
     Difficulty,
@@ -26,6 +42,11 @@ from fewcore_meta.task_vectors import (
 )
 
 
+def _log_shares(weights: list[torch.Tensor], query: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities (1, q, k) float64 of queries (1, q, e)."""
+    return torch.log_softmax(forward(weights, query).double(), -1)
+
+
 class MlpPredictor:
     """The weights that were trained on a support set: layers (e, h), (1, h), (h, k), (1, k)."""
 
@@ -37,11 +58,12 @@ class MlpPredictor:
         """Return the log-probabilities of the classes, (n, k)."""
         weights = [torch.from_numpy(np.array(w)).to(run.device)[None] for w in self._weights]
         vectors = embedded(self._encoder, images, run).to(run.device)
+        return Predictions(images.ids, scores=chunked(vectors, lambda query: _log_shares(weights, query)))
 
-        def score(query: torch.Tensor) -> torch.Tensor:
-            return torch.log_softmax(forward(weights, query).double(), -1)
-
-        return Predictions(images.ids, scores=chunked(vectors, score))
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to log-probabilities, through the encoder's."""
+        weights = [tensor(w)[None] for w in self._weights]
+        return Scores(network_for_export(self._encoder, spec), lambda vectors: _log_shares(weights, vectors[None])[0])
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights."""

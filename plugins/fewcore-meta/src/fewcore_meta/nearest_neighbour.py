@@ -8,8 +8,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
-from fewcore import Array, Arrays, DataError, Embeddings, Encoder, ImageSet, Meta, Predictions, Run, option
+from fewcore import (
+    Array,
+    Arrays,
+    DataError,
+    Embeddings,
+    Encoder,
+    ImageSet,
+    ImageSpec,
+    Meta,
+    Predictions,
+    Run,
+    network_for_export,
+    option,
+)
+from fewcore_meta.exported import Scores, distances, tensor
 
 VALUES_AT_ONCE = 2**24
 """Distances that are computed together: 64 MB of float32."""
@@ -34,6 +49,18 @@ class NearestNeighbourPredictor:
             ]
             parts.append(-torch.stack(nearest, 1).cpu())
         return Predictions(images.ids, np.asarray(torch.cat(parts).numpy()))
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to scores, through the encoder's."""
+        mine, labels = tensor(self.vectors).float(), tensor(self.labels)
+        rows = [torch.nonzero(labels == k).flatten() for k in range(int(labels.max()) + 1)]
+
+        def score(vectors: torch.Tensor) -> torch.Tensor:
+            apart = distances(vectors.float(), mine)
+            nearest = [apart[:, own].topk(min(self.n_neighbours, len(own)), largest=False).values for own in rows]
+            return -torch.stack([some.mean(1) for some in nearest], 1)
+
+        return Scores(network_for_export(self._encoder, spec), score)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the labelled vectors."""

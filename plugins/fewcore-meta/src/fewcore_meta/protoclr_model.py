@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewcore import Array, Arrays, Gather, ImageSet, Meta, Predictions, Run, TaskBatch, torch_generator
+from fewcore import Array, Arrays, Gather, ImageSet, ImageSpec, Meta, Predictions, Run, TaskBatch, torch_generator
 from fewcore_meta.augmentation import Distortion, Draws, distorted
+from fewcore_meta.exported import Scores, refuse_transductive, tensor
 from fewcore_meta.prototype_classifier import PrototypeClassifier
 from fewcore_meta.prototypes import BLOCK, Features, FeaturesOf, Watch, network_arrays, network_from, task_scores
 from fewcore_meta.task_vectors import labelled_support
@@ -120,6 +121,19 @@ class ProtoClrModel:
         return cls(network, shape, (low, high), meta["norm"], meta["seed"], meta["n_views"], distortion, classifier)
 
 
+class Views(nn.Module):
+    """From images to the features of a model on the CPU, averaged over its views."""
+
+    def __init__(self, model: ProtoClrModel) -> None:
+        super().__init__()
+        self.network = model.network.cpu().eval()
+        self._embed, self._draws = model._embed, model._draws()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (n, e)."""
+        return self._embed(images, self._draws)
+
+
 class ProtoClrPredictor:
     """A model and a labelled support set, (s, c, h, w) float32 and (s,)."""
 
@@ -142,6 +156,21 @@ class ProtoClrPredictor:
         known = torch.ones(query.shape[:2], dtype=torch.bool, device=run.device)
         scores = model._classifier.scores(support, labels, query, known, self._n_way)[0]
         return Predictions(images.ids, scores=scores.float().cpu().numpy())
+
+    @torch.no_grad()
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to scores: views and class means are fixed.
+
+        Raises:
+            DataError: with norm `transductive`, scores depend on what else is asked.
+
+        """
+        model = self._model
+        refuse_transductive(model.norm, True, "protoclr")
+        views = Views(model)
+        support, labels = views(tensor(self._support))[None], tensor(self._labels).long()[None]
+        classify = model._classifier.tuned(support, labels, self._n_way)
+        return Scores(views, lambda features: classify(features[None])[0])
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the model and the support set."""

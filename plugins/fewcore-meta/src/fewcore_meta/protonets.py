@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from fewcore import (
     Backbone,
     Gather,
     ImageSet,
+    ImageSpec,
     Meta,
     PipelineError,
     Predictions,
@@ -26,7 +28,8 @@ from fewcore import (
     TaskStream,
     option,
 )
-from fewcore_meta.batch_norm import embeds_alone, norm_layers, statistics_of_first
+from fewcore_meta.batch_norm import embeds_alone, keep_statistics, norm_layers, statistics_of_first
+from fewcore_meta.exported import Scores, refuse_transductive, tensor
 from fewcore_meta.layout import placed, unplaced
 from fewcore_meta.prototypes import (
     BLOCK,
@@ -93,6 +96,22 @@ class ProtoNetsPredictor:
                 made.append(nearness(network(query)[None], prototypes)[0])
         scores = torch.cat(made) if made else support.new_zeros(0, self._n_way)
         return Predictions(images.ids, scores=scores.cpu().numpy())
+
+    @torch.no_grad()
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to scores: the prototypes, and with norm `support` its statistics, are fixed.
+
+        Raises:
+            DataError: with `transductive` norm, scores depend on what else is asked.
+
+        """
+        refuse_transductive(self._norm, True, "protonets")
+        network = copy.deepcopy(self.network).cpu().eval()
+        support, labels = tensor(self._support), tensor(self._labels).long()
+        if self._norm == "support":
+            keep_statistics(network, support)
+        prototypes = class_means(network(support)[None], labels[None], self._n_way)
+        return Scores(network, lambda features: nearness(features[None], prototypes)[0])
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the network and the support set."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,19 +49,30 @@ class PrototypeClassifier:
 
     def scores(self, support: Tensor, labels: Tensor, query: Tensor, known: Tensor, n_way: int) -> Tensor:
         """Return scores (t, q, k) from support features (t, s, e), labels (t, s) and queries (t, q, e), known (t, q)."""
+        if self.tune_steps or self.queries == "alone":
+            return self.tuned(support, labels, n_way)(query)
         if self.distance == "cosine":
             support, query = functional.normalize(support, dim=-1), functional.normalize(query, dim=-1)
         prototypes = class_means(support, labels, n_way)
-        if self.tune_steps:
-            return self._tuned_scores(support, labels, query, prototypes)
-        if self.queries == "alone":
-            return self.logits(query, prototypes)
         one_hot = functional.one_hot(labels, n_way).to(support.dtype)
         for _ in range(self.refine_steps):
             shares = self._assigned(self.logits(query, prototypes), known).exp() * known[..., None]
             counts = one_hot.sum(1) + shares.sum(1)
             prototypes = (one_hot.mT @ support + shares.mT @ query) / counts[..., None]
         return self._assigned(self.logits(query, prototypes), known)
+
+    def tuned(self, support: Tensor, labels: Tensor, n_way: int) -> Callable[[Tensor], Tensor]:
+        """Return the function from queries (t, q, e) to scores (t, q, k), each query alone; shapes as for `scores`."""
+
+        def scaled(features: Tensor) -> Tensor:
+            return functional.normalize(features, dim=-1) if self.distance == "cosine" else features
+
+        support = scaled(support)
+        prototypes = class_means(support, labels, n_way)
+        if not self.tune_steps:
+            return lambda query: self.logits(scaled(query), prototypes)
+        weights, bias = self._tuned_layer(support, labels, prototypes)
+        return lambda query: scaled(query) @ weights.mT + bias[:, None]
 
     def _assigned(self, logits: Tensor, known: Tensor) -> Tensor:
         """Return the logarithms of each query's shares in the classes, (t, q, k)."""
@@ -74,8 +86,8 @@ class PrototypeClassifier:
             shares = (shares - torch.where(filled.isfinite(), filled - each, 0.0)).log_softmax(-1)
         return shares
 
-    def _tuned_scores(self, support: Tensor, labels: Tensor, query: Tensor, prototypes: Tensor) -> Tensor:
-        """Return the logits of a linear layer that starts as the prototypes and is trained on the support set."""
+    def _tuned_layer(self, support: Tensor, labels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights (t, k, e) and biases (t, k) of a layer that starts as the prototypes and is trained on the support set."""
         if self.distance == "cosine":
             weights = functional.normalize(prototypes, dim=-1) / self.temperature
             bias = torch.zeros_like(prototypes[..., 0])
@@ -92,4 +104,4 @@ class PrototypeClassifier:
                 # A task's mean loss, added over tasks: each task is tuned as if alone.
                 torch.autograd.backward(loss / labels.shape[1])
                 adam.step()
-        return (query @ weights.mT + bias[:, None]).detach()
+        return weights.detach(), bias.detach()

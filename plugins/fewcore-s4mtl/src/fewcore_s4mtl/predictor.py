@@ -9,12 +9,41 @@ import numpy as np
 import torch
 from torch import nn
 
-from fewcore import Array, Arrays, DataError, Gather, ImageSet, Meta, Predictions, Run, load_module, module_arrays
+from fewcore import (
+    Array,
+    Arrays,
+    DataError,
+    Gather,
+    ImageSet,
+    ImageSpec,
+    Meta,
+    Predictions,
+    Run,
+    load_module,
+    module_arrays,
+)
 from fewcore_s4mtl.models import Architecture, bare
 from fewcore_s4mtl.pixels import check_finite, scaled
 
 PREDICT_BATCH = 32
 FOR_MASKS = "for_masks."
+
+
+class Outputs(nn.Module):
+    """From pixels of a range to masks and scores: `for_masks` makes the masks where it is given, `model` what else there is."""
+
+    def __init__(self, model: nn.Module, for_masks: nn.Module | None, value_range: tuple[float, float]) -> None:
+        super().__init__()
+        self.model, self.for_masks = model, for_masks
+        self.low, self.high = value_range
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return masks (n, k, h, w) and scores (n, n_classes), whichever the model makes."""
+        x = (2 / (self.high - self.low)) * (pixels - self.low) - 1
+        said = self.model(x)
+        masks = said.masks if self.for_masks is None else self.for_masks(x).masks
+        made = {"masks": masks, "scores": said.scores}
+        return {name: values for name, values in made.items() if values is not None}
 
 
 class MasksAndClasses:
@@ -54,6 +83,18 @@ class MasksAndClasses:
                     parts[name].append(values.cpu().numpy())
         made = {name: np.concatenate(values) if values else None for name, values in parts.items()}
         return Predictions(images.ids, made["scores"], made["masks"])
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to masks and scores.
+
+        Raises:
+            DataError: the range of pixels is empty.
+
+        """
+        low, high = spec.value_range
+        if not low < high:
+            raise DataError(f"export: found value_range [{low:g}, {high:g}] in the images' spec; expected low < high")
+        return Outputs(self.model, self.for_masks, spec.value_range)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights, and the architecture as JSON."""
