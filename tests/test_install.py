@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
 from dataclasses import dataclass
@@ -132,23 +131,8 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {folder.name if folder != ROOT else "fewcore": build(folder, out) for folder in FOLDERS}
 
 
-def link_libraries(folder: Path) -> None:
-    """Fill a folder with links to the third-party packages of this environment; nothing of fewcore is among them.
-
-    Editable installs are `.pth` files, which are left out too.
-    """
-    folder.mkdir()
-    for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for path in Path(place).iterdir():
-            if (
-                not path.name.startswith(("fewcore", "_editable", "__editable", "__pycache__"))
-                and path.suffix != ".pth"
-            ):
-                (folder / path.name).symlink_to(path)
-
-
 @pytest.fixture(scope="module")
-def environment(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def environment(wheels: dict[str, Path], link_libraries: Any, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """A virtual environment in which nothing of fewcore is."""
     folder = tmp_path_factory.mktemp("user")
     find = ("--find-links", str(next(iter(wheels.values())).parent))
@@ -158,7 +142,7 @@ def environment(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     (folder / "home").mkdir()
     found = Environment(python, folder / "home", find if DIST else ("--no-index", *find))
     if not DIST:
-        link_libraries(folder / "libraries")
+        link_libraries(folder / "libraries", without=())
         site = Path(found.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
         (site / "libraries.pth").write_text(f"{folder / 'libraries'}\n")
     return found
