@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fewcore import Array, Arrays, DataError, Gather, ImageSet, Meta, Run, load_module, module_arrays, option
+from fewcore import Array, Arrays, DataError, Gather, ImageSet, ImageSpec, Meta, Run, load_module, module_arrays, option
 from fewcore_embed.acai_network import LATENT_SIDE, SLOPE, AcaiNetwork, decoder_layers, encoder_layers
 from fewcore_embed.batches import embedded
 from fewcore_embed.image_kind import ImageKind
@@ -38,6 +38,10 @@ class AcaiEncoder:
         self.kind.check(images, "acai")
         network = self.network.to(run.device).eval()
         return embedded(images, run, EMBED_BATCH, (self.dim,), network)
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to codes."""
+        return self.network
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights as arrays, and what the network is built from."""

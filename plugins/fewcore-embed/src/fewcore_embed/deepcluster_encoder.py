@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from fewcore import (
     DataError,
     Gather,
     ImageSet,
+    ImageSpec,
     Meta,
     NumericalError,
     Run,
@@ -156,6 +158,13 @@ class DeepClusterEncoder:
         batches = run.track(batches_of(len(images), self.batch), name="embed")
         network = self.network.to(run.device)
         return features_of(network, self.left_out, Gather(images, run.device), self.dim, batches, len(images))
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to features, without the ReLU that vectors do without."""
+        network = copy.deepcopy(self.network).cpu().eval()
+        if self.left_out:
+            network.set_submodule(self.left_out, nn.Identity())
+        return network
 
     def assign(self, vectors: Array) -> Array:
         """Return the cluster of each vector that `embed` made, (n,) int64, among those of the chosen epoch."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import nn
 
-from fewcore import Array, Arrays, ImageSet, Meta, Run, load_module, module_arrays
+from fewcore import Array, Arrays, ImageSet, ImageSpec, Meta, Run, load_module, module_arrays
 from fewcore_embed.batches import embedded
 from fewcore_embed.image_kind import ImageKind
 from fewcore_embed.sheets import Sheet
@@ -64,6 +64,10 @@ class GenerativeEncoder:
             return made
 
         return embedded(images, run, EMBED_BATCH, (self.dim,), codes)
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to codes."""
+        return self.codes
 
     def draw(self, axes: Axes) -> str:
         """Draw the sheet of generated pictures and return its caption."""

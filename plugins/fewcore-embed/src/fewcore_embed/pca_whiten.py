@@ -8,9 +8,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import nn
 
-from fewcore import Array, Arrays, DataError, Embeddings, Encoder, ImageSet, Meta, Run, option
-from fewcore_embed.principal import Principal, principal
+from fewcore import (
+    Array,
+    Arrays,
+    DataError,
+    Embeddings,
+    Encoder,
+    ImageSet,
+    ImageSpec,
+    Meta,
+    Run,
+    network_for_export,
+    option,
+)
+from fewcore_embed.exported import Steps, tensor
+from fewcore_embed.principal import Principal, principal, unit_rows
 
 CPU = torch.device("cpu")
 
@@ -38,6 +52,16 @@ class PcaWhitened:
     def embed(self, images: ImageSet, run: Run) -> Array:
         """Return the whitened vectors of images, (n, d) float32."""
         return self.transform(self._base.embed(images, run))
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to whitened vectors, through the base's."""
+        mean, matrix = tensor(self._axes.mean), tensor(self._axes.matrix)
+
+        def whitened(vectors: torch.Tensor) -> torch.Tensor:
+            found = (vectors - mean) @ matrix
+            return unit_rows(found) if self._unit_length else found
+
+        return Steps(network_for_export(self._base, spec), after=whitened)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return mean and matrix; the base is referred to as the stage's input."""

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import nn
 
-from fewcore import Array, Arrays, DataError, ImageSet, Meta, ResourceError, Run, option
+from fewcore import Array, Arrays, DataError, ImageSet, ImageSpec, Meta, ResourceError, Run, option
+from fewcore_embed.exported import Steps, tensor
 from fewcore_embed.moments import CHUNK, mean_and_scatter
 
 MOST_PIXELS = 8192
@@ -50,6 +53,17 @@ class PixelEncoder:
             part = slice(start, start + CHUNK)
             vectors[part] = _normalised(images, part, self.variance_offset) @ self.matrix
         return vectors
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to normalised and whitened ones."""
+        (low, high), matrix = spec.value_range, tensor(self.matrix).double()
+
+        def normalised(pixels: torch.Tensor) -> torch.Tensor:
+            flat = (pixels.flatten(1).double() - low) * (255 / (high - low))
+            flat = flat - flat.mean(1, keepdim=True)
+            return flat / (flat.var(1, correction=0, keepdim=True) + self.variance_offset).sqrt()
+
+        return Steps(nn.Identity(), normalised, lambda flat: (flat @ matrix).float())
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the whitening matrix and the offset."""

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from fewcore import (
     Array,
     Arrays,
     DataError,
     ImageSet,
+    ImageSpec,
     Meta,
     Run,
     load_module,
@@ -23,6 +25,7 @@ from fewcore import (
 )
 from fewcore_embed import weights as files
 from fewcore_embed.batches import embedded
+from fewcore_embed.exported import Steps
 from fewcore_embed.prepare import check_channels, check_images, coloured, in_unit_range, resized
 from fewcore_embed.timm_backbone import Timm, TimmNetwork
 
@@ -64,6 +67,16 @@ class TimmEncoder:
                 ) from error
 
         return embedded(images, run, EMBED_BATCH, (self.dim,), features)
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to features; a `size` of its own is part of it."""
+        low, high = spec.value_range
+
+        def prepared(pixels: torch.Tensor) -> torch.Tensor:
+            x = (pixels - low) / (high - low)
+            return coloured(resized(x, (self.size, self.size)) if self.size else x)
+
+        return Steps(self.network, prepared)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return the weights, and what the network is built from."""

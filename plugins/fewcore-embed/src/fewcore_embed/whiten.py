@@ -7,8 +7,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from torch import nn
 
-from fewcore import Array, Arrays, DataError, Embeddings, Encoder, ImageSet, Meta, Run, option
+from fewcore import (
+    Array,
+    Arrays,
+    DataError,
+    Embeddings,
+    Encoder,
+    ImageSet,
+    ImageSpec,
+    Meta,
+    Run,
+    network_for_export,
+    option,
+)
+from fewcore_embed.exported import Steps, tensor
 from fewcore_embed.moments import mean_and_scatter
 
 GUARD = 1e-5
@@ -38,6 +52,11 @@ class Whitened:
     def embed(self, images: ImageSet, run: Run) -> Array:
         """Return the whitened vectors of images, (n, e) float32."""
         return self.transform(self._base.embed(images, run))
+
+    def network_for_export(self, spec: ImageSpec) -> nn.Module:
+        """Return the network from pixels to whitened vectors, through the base's."""
+        mean, matrix = tensor(self._mean), tensor(self._matrix)
+        return Steps(network_for_export(self._base, spec), after=lambda vectors: (vectors - mean) @ matrix)
 
     def to_arrays(self) -> tuple[Arrays, Meta]:
         """Return mean and matrix; the base is referred to as the stage's input."""
