@@ -35,8 +35,10 @@ def _section(found: dict[str, Any]) -> str:
     facts = (
         f"From `{found['distribution']}`. Asks for: {asks or 'nothing'}. Makes: `{found['makes']}`. Labels: {labels}."
     )
-    key = found["kind"].replace("-", "_")
-    usage = f"```yaml\nstage: {{{key}: {found['name']}}}\n```"
+    usage = f"```yaml\nstage: {found['usage']}\n```"
+    if not found["is_stage"]:
+        facts = f"From `{found['distribution']}`."
+        usage = f"```console\nfewcore run PIPELINE {found['usage']}\n```"
     return "\n\n".join([f"## {found['name']}", facts, usage, _text(found["text"]), _options(found["options"])]) + "\n"
 
 

@@ -54,6 +54,7 @@ from fewcore.seeds import (
     task_uniforms,
     torch_generator,
 )
+from fewcore.tracking import LogEntry, Tracking
 
 if TYPE_CHECKING:
     from fewcore import grouping, image_files, readers
@@ -125,6 +126,7 @@ __all__ = [
     "ImageSet",
     "ImageSpec",
     "Interrupted",
+    "LogEntry",
     "Meta",
     "MetricReport",
     "MetricRow",
@@ -150,6 +152,7 @@ __all__ = [
     "TaskBatch",
     "TaskCursor",
     "TaskStream",
+    "Tracking",
     "UnitScores",
     "auc",
     "bootstrap_comparison",

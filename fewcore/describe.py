@@ -40,6 +40,8 @@ def describe_offer(offer: Offer) -> dict[str, Any]:
         "makes": KINDS[offer.kind].makes,
         "options": [_jsonable(asdict(option)) for option in describe_options(cls)],
         "text": inspect.getdoc(cls) or "",
+        "usage": KINDS[offer.kind].usage(offer.name),
+        "is_stage": KINDS[offer.kind].is_stage,
     }
 
 
@@ -57,14 +59,16 @@ def description_text(found: dict[str, Any]) -> str:
         ", ".join(f"{p['name']}{' (where from: says so)' if p['optional'] else ''}" for p in found["inputs"])
         or "nothing"
     )
-    key = found["kind"].replace("-", "_")
+    chosen = [f"On the command line: fewcore run PIPELINE {found['usage']}"]
+    if found["is_stage"]:
+        labels = "reads those that are known" if found["needs_labels"] else "hidden from it"
+        chosen = [f"In a pipeline: {found['usage']}", f"Asks for: {asks}. Makes: {found['makes']}. Labels: {labels}."]
     lines = [
         f"{found['kind']} {found['name']}  ({found['distribution']} {found['version']})",
         "",
         found["text"],
         "",
-        f"In a pipeline: {{{key}: {found['name']}}}",
-        f"Asks for: {asks}. Makes: {found['makes']}. Labels: {'reads those that are known' if found['needs_labels'] else 'hidden from it'}.",
+        *chosen,
         *([f"Paper: {found['paper']}"] if found["paper"] else []),
         "",
         "Options:" if found["options"] else "Options: none.",
@@ -85,7 +89,8 @@ def description_text(found: dict[str, Any]) -> str:
 
 def pipeline_schema(registry: Registry) -> dict[str, Any]:
     """Return a JSON Schema (2020-12) of pipeline files for what is installed. Components that fail to import are left out."""
-    stages = [schema for offer in registry.offers if (schema := _stage_schema(offer)) is not None]
+    offers = [offer for offer in registry.offers if KINDS[offer.kind].is_stage]
+    stages = [schema for offer in offers if (schema := _stage_schema(offer)) is not None]
     values = {"type": "object", "description": "dotted paths and lists of values"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

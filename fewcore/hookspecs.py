@@ -440,3 +440,63 @@ def fewcore_backbones() -> list[Component]:
     ```
     """
     return []
+
+
+@hookspec
+def fewcore_trackers() -> list[Component]:
+    """Offer trackers: components with `open(name, folder, facts) -> Tracking`, chosen by `fewcore run --track`.
+
+    A tracker shows a run elsewhere while it runs. It gets the numbers of `log.jsonl` as `LogEntry`s, from a thread of
+    its own: it may be slow, and what it raises switches it off and harms nothing. It is no stage: no number and no key
+    depends on it. `open`, `record` and `close` are called from that one thread.
+
+    ```python
+    # plugin.py
+    from fewcore import Component, hookimpl
+
+    @hookimpl
+    def fewcore_trackers():
+        return [Component("csv", "method:CSV", "a table of all numbers, for a spreadsheet")]
+    ```
+    ```python
+    # method.py
+    from __future__ import annotations
+
+    import csv
+    from collections.abc import Mapping
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import Any
+
+    from fewcore import LogEntry, option
+
+
+    class CSVTracking:
+        def __init__(self, path, separator):
+            self.file = path.open("w", encoding="utf-8", newline="")
+            self.table = csv.writer(self.file, delimiter=separator)
+            self.table.writerow(["kind", "stage", "step", "name", "value"])
+
+        def record(self, entry: LogEntry) -> None:
+            for name, value in entry.values.items():
+                self.table.writerow([entry.kind, entry.stage, entry.step, name, value])
+
+        def close(self, status: str, files: tuple[Path, ...]) -> None:
+            self.file.close()
+
+
+    @dataclass(frozen=True)
+    class CSV:
+        \"\"\"A line for each number: what it is of, the step, the name and the value.\"\"\"
+
+        separator: str = option(",", "what stands between two cells, one character")
+
+        def __post_init__(self) -> None:
+            if len(self.separator) != 1:
+                raise ValueError(f"found the separator {self.separator!r}; expected one character")
+
+        def open(self, name: str, folder: Path, facts: Mapping[str, Any]) -> CSVTracking:
+            return CSVTracking(folder / "numbers.csv", self.separator)
+    ```
+    """
+    return []

@@ -10,18 +10,26 @@ CONTRACT_VERSION = 1
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of component: the hook that offers it, the verb it has, and what the verb makes."""
+    """A kind of component: the hook that offers it, the verb it has, and what the verb makes.
+
+    `is_stage` is false for a tracker: it changes no number, so it stands in no pipeline file and in no key.
+    """
 
     name: str
     hook: str
     verb: str
     makes: str
     extra: str
+    is_stage: bool = True
 
     @property
     def label(self) -> str:
         """The name for people and for `--json`: `task-sampler`."""
         return self.name.replace("_", "-")
+
+    def usage(self, component: str) -> str:
+        """Return what chooses a component of this kind: a stage of a pipeline file, or an option of `fewcore run`."""
+        return f"{{{self.name}: {component}}}" if self.is_stage else f"--track {component}"
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,12 @@ KINDS: dict[str, Kind] = {
         Kind("learner", "fewcore_learners", "learn", "Predictor", "meta"),
         Kind("evaluator", "fewcore_evaluators", "evaluate", "MetricReport", "all"),
         Kind("backbone", "fewcore_backbones", "build", "Module", "meta"),
+        Kind("tracker", "fewcore_trackers", "open", "Tracking", "tracking", is_stage=False),
     )
 }
+
+STAGE_KINDS = tuple(name for name, kind in KINDS.items() if kind.is_stage)
+"""The kinds that a stage of a pipeline file may have."""
 
 INPUTS: dict[str, Input] = {
     entry.name: entry
@@ -70,5 +82,5 @@ INPUTS: dict[str, Input] = {
 SPLITS = ("train", "validation", "test")
 """The three splits of a data set. A stage works on `train` unless it says otherwise."""
 
-RESERVED = frozenset({"split", "from", "seed", *KINDS})
+RESERVED = frozenset({"split", "from", "seed", *STAGE_KINDS})
 """Words that a pipeline file uses itself; no option of a component may have such a name."""

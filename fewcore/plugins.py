@@ -50,6 +50,7 @@ KNOWN = {
         "scratch",
         "propsvm": "clustering clustering-rf clustering-svm orient proportion-svm random-forest svm",
         "s4mtl": "conv-net s2mtl s4mtl u-mtl u-net",
+        "tracking": "mlflow tensorboard",
     }.items()
     for name in names.split()
 }
@@ -122,7 +123,7 @@ class Registry:
         if suggestion := did_you_mean(name, names):
             parts.append(suggestion)
         elif others and all(offer.kind != kind for offer in others):
-            where = " or ".join(f"{{{offer.kind}: {bare}}}" for offer in others)
+            where = " or ".join(KINDS[offer.kind].usage(bare) for offer in others)
             parts.append(f"'{bare}' is of another kind; write {where}")
         elif bare in KNOWN and not others:
             parts.append(f"install it with: pip install 'fewcore[{KNOWN[bare]}]'")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ class Progress:
 
     On a terminal (`stream` is one, TERM is not `dumb` and NO_COLOR is unset) a live bar; elsewhere a line for each
     piece of work after `first` seconds, then every `interval` seconds, and one when it ends. `log` is a file to which
-    JSON lines are appended at the same moments. Use it as a context manager.
+    JSON lines are appended at the same moments; each of `sinks` is called after each line. Use it as a context manager.
 
     >>> with Progress(stream=sys.stdout) as progress:
     ...     progress.update("maml", 3, 3, {"loss": 0.25})
@@ -92,6 +93,8 @@ class Progress:
         self._ended_once: set[str] = set()
         self._log_path = log
         self._log: TextIO | None = None
+        self._writing = threading.Lock()
+        self.sinks: list[Callable[[], object]] = []
         self._bars: RichProgress | None = None
 
     def __enter__(self) -> Self:
@@ -123,8 +126,8 @@ class Progress:
             return
         self._show(_Step(name, done, total, values, now))
 
-    def record(self, entry: dict[str, Any]) -> None:
-        """Append an entry to the log."""
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Append an entry to the log. Any thread may call it."""
         self._record(entry)
 
     def say(self, text: str) -> None:
@@ -186,18 +189,21 @@ class Progress:
         else:
             print(text, file=self._stream, flush=True)
 
-    def _record(self, entry: dict[str, Any]) -> None:
+    def _record(self, entry: Mapping[str, Any]) -> None:
         if self._log is None:
             return
         stamp = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
-        numbers = {key: _finite(value) for key, value in entry.items()}
+        line = json.dumps({"time": stamp, **_finite(entry)}, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            self._log.write(json.dumps({"time": stamp, **numbers}, ensure_ascii=False, allow_nan=False) + "\n")
-            self._log.flush()
+            with self._writing:
+                self._log.write(line)
+                self._log.flush()
         except OSError as error:
             # A full disk must not end hours of training for the sake of its log.
             self._log = None
             self._print(f"{self._log_path}: cannot be written any more ({error.strerror}); the run goes on without it")
+        for sink in tuple(self.sinks):
+            sink()
 
 
 def _is_live(stream: TextIO) -> bool:
@@ -266,4 +272,8 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -32,9 +32,18 @@ class ProgressSink(Protocol):
         """Show that `done` of `total` steps of `name` are done, with the values logged last."""
         ...
 
+    def record(self, entry: dict[str, Any]) -> None:
+        """Keep a point of a learning curve: stage, step and values."""
+        ...
+
 
 def _never() -> bool:
     return False
+
+
+def loop_label(stage: str, loop: str) -> str:
+    """Return the name of a loop for people: the stage, and the loop where it is not the stage's own."""
+    return stage if loop == "train" or stage.endswith(f": {loop}") else f"{stage}: {loop}"
 
 
 def device_named(name: str) -> torch.device:
@@ -201,12 +210,12 @@ class Run:
         self._window.clear()
         self._latest |= means
         self.records.append({"loop": name, "step": done, **means})
+        if self._progress is not None:
+            self._progress.record({"stage": loop_label(self.name, name), "step": done, "values": means})
 
     def _show(self, name: str, done: int, total: int) -> None:
         if self._progress is not None:
-            told = name == "train" or self.name.endswith(f": {name}")
-            label = self.name if told else f"{self.name}: {name}"
-            self._progress.update(label, done, total, self._latest)
+            self._progress.update(loop_label(self.name, name), done, total, self._latest)
 
     def _path(self, name: str) -> Path | None:
         return None if self._checkpoints is None else self._checkpoints / f"{name}.checkpoint"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewcore.pipeline_options import counted, device_option, load_pipeline, pipeline_options
+from fewcore.plugins import load_registry
 
 if TYPE_CHECKING:
     from fewcore.pipeline import Pipeline
@@ -28,6 +29,13 @@ SAME_WISH_SECONDS = 0.5
 @device_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report. Default: runs/NAME.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the last digits of results depend on it.")
+@click.option(
+    "--track",
+    "tracked",
+    multiple=True,
+    metavar="TRACKER:OPTION=VALUE,...",
+    help="Forward what is logged to tensorboard, mlflow or another tracker; may be given several times.",
+)
 @click.option(
     "--checkpoint-every",
     type=click.FloatRange(min=0),
@@ -44,6 +52,7 @@ def run(
     device: str,
     out: Path | None,
     threads: int | None,
+    tracked: tuple[str, ...],
     checkpoint_every: float,
 ) -> None:
     """Run PIPELINE: a file, or the name of one that is shipped (quickstart).
@@ -58,7 +67,9 @@ def run(
     from fewcore.runner import Runner
     from fewcore.session import Session
     from fewcore.store import Store
+    from fewcore.tracking_choice import read_trackers
 
+    trackers = read_trackers(tracked, load_registry())
     where = device_named(local_device(device))
     keep_freed_memory()
     if threads:
@@ -71,7 +82,9 @@ def run(
         if not ranks.leads:
             Runner(loaded, session).make()
             return
-        code = _run_and_report(loaded, session, folder, progress)
+        with _tracking(trackers, loaded, folder, progress) as end:
+            code = _run_and_report(loaded, session, folder, progress)
+            end.status = "failed" if code else "finished"
     sys.exit(code)
 
 
@@ -86,6 +99,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     from fewcore.reporting import build_report
     from fewcore.runner import Runner
 
+    from fewcore.tracking_log import closing_lines
     began = time.monotonic()
     result = Runner(pipeline, session, progress.say).run()
     command = shlex.join(["fewcore", *sys.argv[1:]])
@@ -100,6 +114,8 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
         progress.record({"stage": title, "traceback": text})
     if report.reports:
         Console(width=None if sys.stdout.isatty() else 120).print(summary_table(report))
+    for line in closing_lines(folder / "log.jsonl", pipeline, session, result):
+        progress.record(line)
     if result.failures:
         click.echo(f"{counted(len(result.failures), 'stage')} failed; the report says what is missing", err=True)
     click.echo(f"report: {(folder / 'report.html').resolve()}")
@@ -108,6 +124,21 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
 
 @contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
+@contextmanager
+def _tracking(trackers: dict[str, Any], pipeline: Pipeline, folder: Path, progress: Any) -> Iterator[Any]:
+    """Begin the record of a run in its log, and forward what is logged to trackers."""
+    from fewcore.tracking_choice import facts_of, hidden_labels
+    from fewcore.tracking_forward import Tracked, forwarding
+    from fewcore.tracking_log import heading, record_start
+
+    log = folder / "log.jsonl"
+    line = heading(pipeline)
+    progress.record(line)
+    run = Tracked(pipeline.name, folder, log, record_start(log, line), facts_of(pipeline), hidden_labels(pipeline))
+    with forwarding(trackers, run, progress) as end:
+        yield end
+
+
     """Give a function that says whether Ctrl-C was pressed or the process was asked to end; a second one ends at once."""
     asked: list[float] = []
 

@@ -57,8 +57,8 @@ class Wired:
 
 
 def verb_parameters(cls: type[Any], kind: str) -> tuple[Parameter, ...]:
-    """Return what the verb of a component asks for, less `run`; a backbone asks for nothing."""
-    if kind == "backbone":
+    """Return what the verb of a component asks for, less `run`; a backbone and a tracker ask for nothing."""
+    if kind == "backbone" or not KINDS[kind].is_stage:
         return ()
     found = []
     for parameter in list(inspect.signature(getattr(cls, KINDS[kind].verb)).parameters.values())[1:]:

@@ -220,10 +220,13 @@ def test_logging_needs_no_gradient():
 
 class Shown:
     def __init__(self):
-        self.lines = []
+        self.lines, self.points = [], []
 
     def update(self, name, done, total, values):
         self.lines.append((name, done, total, dict(values)))
+
+    def record(self, entry):
+        self.points.append(entry)
 
 
 def test_progress_is_shown_with_the_values_logged_last():
@@ -232,14 +235,19 @@ def test_progress_is_shown_with_the_values_logged_last():
     for step in run.loop(2):
         run.log(loss=step)
     for _ in run.loop(1, name="tune"):
-        pass
+        run.log(accuracy=0.5)
     assert list(run.track(iter("ab"), name="files", total=2)) == ["a", "b"]
+    assert shown.points == [
+        {"stage": "acai", "step": 1, "values": {"loss": 0.0}},
+        {"stage": "acai", "step": 2, "values": {"loss": 1.0}},
+        {"stage": "acai: tune", "step": 1, "values": {"accuracy": 0.5}},
+    ]
     assert shown.lines == [
         ("acai", 1, 2, {"loss": 0.0}),
         ("acai", 2, 2, {"loss": 1.0}),
-        ("acai: tune", 1, 1, {"loss": 1.0}),
-        ("acai: files", 1, 2, {"loss": 1.0}),
-        ("acai: files", 2, 2, {"loss": 1.0}),
+        ("acai: tune", 1, 1, {"loss": 1.0, "accuracy": 0.5}),
+        ("acai: files", 1, 2, {"loss": 1.0, "accuracy": 0.5}),
+        ("acai: files", 2, 2, {"loss": 1.0, "accuracy": 0.5}),
     ]
     named = Run(name="white: embed", progress=shown)
     assert list(named.track("a", name="embed")) == ["a"]

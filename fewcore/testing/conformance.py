@@ -12,7 +12,7 @@ from fewcore.components import Offer
 from fewcore.errors import PluginError, did_you_mean
 from fewcore.kinds import KINDS
 from fewcore.plugins import load_registry
-from fewcore.testing import checks, declaration, kind_checks
+from fewcore.testing import checks, declaration, kind_checks, tracker_checks
 from fewcore.testing.toys import SHAPE
 from fewcore.testing.trial import OptionsFor, Setup
 
@@ -43,7 +43,7 @@ NOT_RUN_FOR: dict[Check, tuple[str, ...]] = {
     checks.runs_on_cuda: ("dataset", "backbone", "evaluator", "task_sampler"),
 }
 
-EVERY_KIND: tuple[Check, ...] = (
+DECLARED: tuple[Check, ...] = (
     declaration.target_is_a_frozen_dataclass,
     declaration.docstring_explains_the_method,
     declaration.options_are_described,
@@ -52,6 +52,11 @@ EVERY_KIND: tuple[Check, ...] = (
     declaration.has_one_verb,
     declaration.verb_asks_for_known_inputs,
     declaration.result_is_declared,
+)
+"""What every component says of itself."""
+
+EVERY_STAGE: tuple[Check, ...] = (
+    *DECLARED,
     kind_checks.sources_are_files,
     checks.runs_on_toys,
     checks.runs_without_optional_inputs,
@@ -88,6 +93,7 @@ OF_KIND: dict[str, tuple[Check, ...]] = {
     "learner": (kind_checks.predictions_are_announced, kind_checks.exported_network_agrees),
     "evaluator": (kind_checks.report_is_sane,),
     "backbone": (kind_checks.network_keeps_its_shapes, kind_checks.forward_tasks_agrees),
+    "tracker": (tracker_checks.tracking_takes_what_a_run_says, tracker_checks.tracking_may_be_empty),
 }
 
 
@@ -96,7 +102,8 @@ def checks_for(kind: str) -> tuple[Check, ...]:
 
     Each is a plain function: `check(offer, Setup())` raises a `ConformanceError` that says what to write.
     """
-    general = (check for check in EVERY_KIND if kind not in NOT_RUN_FOR.get(check, ()))
+    every = EVERY_STAGE if KINDS[kind].is_stage else DECLARED
+    general = (check for check in every if kind not in NOT_RUN_FOR.get(check, ()))
     return (*general, *OF_KIND[kind])
 
 

@@ -22,6 +22,7 @@ HELPERS = ("sources",)
 OF_KIND = {"dataset": ("prepare",)}
 """What components may offer beside their verb: all of them, and those of one kind."""
 BUILD = ("shape", "n_outputs", "generator")
+OPEN = ("name", "folder", "facts")
 
 
 def target_is_a_frozen_dataclass(offer: Offer, setup: Setup) -> None:  # noqa: ARG001
@@ -121,14 +122,15 @@ def verb_asks_for_known_inputs(offer: Offer, setup: Setup) -> None:
     trial = Trial(offer, setup)
     verb, names = trial.kind.verb, list(trial.parameters)
     allowed: tuple[str, ...] = tuple(name for name in INPUTS if name != "outcomes")
-    allowed = {"dataset": (), "backbone": BUILD, "evaluator": ("outcomes",)}.get(offer.kind, allowed)
-    with_run = allowed if offer.kind == "backbone" else (*allowed, "run")
+    fixed = {"backbone": BUILD, "tracker": OPEN}.get(offer.kind, ())
+    allowed = {"dataset": (), "evaluator": ("outcomes",)}.get(offer.kind, allowed)
+    with_run = fixed or (*allowed, "run")
     for name, parameter in trial.parameters.items():
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             complain(offer, f"*{name} in {verb}", "every input named")
         if name not in with_run:
             complain(offer, f"{verb} asking for '{name}'", f"only inputs among {', '.join(with_run)}")
-    needed = BUILD if offer.kind == "backbone" else ("run", *(["outcomes"] if offer.kind == "evaluator" else []))
+    needed = fixed or ("run", *(["outcomes"] if offer.kind == "evaluator" else []))
     for name in needed:
         if name not in names:
             complain(offer, f"{verb} without the parameter '{name}'", f"it, beside {', '.join(names) or 'self'}")

@@ -1,0 +1,1 @@
+"""TensorBoard and MLflow, for fewcore. `plugin` announces them; each tracker is a module of its own."""
