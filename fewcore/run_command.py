@@ -98,8 +98,8 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     from fewcore.report import summary_table, write_report
     from fewcore.reporting import build_report
     from fewcore.runner import Runner
-
     from fewcore.tracking_log import closing_lines
+
     began = time.monotonic()
     result = Runner(pipeline, session, progress.say).run()
     command = shlex.join(["fewcore", *sys.argv[1:]])
@@ -112,18 +112,16 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
         progress.say(f"a stored result was damaged and computed again: {key}")
     for title, text in session.tracebacks.items():
         progress.record({"stage": title, "traceback": text})
-    if report.reports:
-        Console(width=None if sys.stdout.isatty() else 120).print(summary_table(report))
     for line in closing_lines(folder / "log.jsonl", pipeline, session, result):
         progress.record(line)
+    if report.reports:
+        Console(width=None if sys.stdout.isatty() else 120).print(summary_table(report))
     if result.failures:
         click.echo(f"{counted(len(result.failures), 'stage')} failed; the report says what is missing", err=True)
     click.echo(f"report: {(folder / 'report.html').resolve()}")
     return result.exit_code
 
 
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _tracking(trackers: dict[str, Any], pipeline: Pipeline, folder: Path, progress: Any) -> Iterator[Any]:
     """Begin the record of a run in its log, and forward what is logged to trackers."""
@@ -139,6 +137,8 @@ def _tracking(trackers: dict[str, Any], pipeline: Pipeline, folder: Path, progre
         yield end
 
 
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
     """Give a function that says whether Ctrl-C was pressed or the process was asked to end; a second one ends at once."""
     asked: list[float] = []
 
