@@ -16,7 +16,7 @@ from fewcore.cells import Cell
 from fewcore.contracts import ImageSet, Predictions, TaskBatch
 from fewcore.errors import PluginError
 from fewcore.metrics import Outcome
-from fewcore.nodes import Node
+from fewcore.nodes import Node, Table
 from fewcore.run import Run
 from fewcore.session import Session
 from fewcore.store import digest
@@ -27,23 +27,26 @@ MODELS = ("learner", "meta_learner")
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """An outcome before it counts: the key of its predictions and the axis values of its cell."""
+    """An outcome before it counts: the key of its predictions and the axis values of its cell.
+
+    `table` is the data set on whose rows it was judged, `tasks` the digest of the tasks, empty where there are none.
+    """
 
     key: str
     cell: Cell
     outcome: Outcome
+    table: Table
+    tasks: str = ""
 
 
 def outcomes_of(session: Session, node: Node, split: str) -> Iterator[Judged]:
     """Yield the outcomes of a model on a split: one for its rows, or one for each way and shot of each task stream."""
+    if (error := session.failed.get(outcomes_key(session, node, split))) is not None:
+        raise error
     if node.stage.kind == "learner":
         yield _of_rows(session, node, split)
         return
-    streams = [
-        other
-        for other in node.others.values()
-        if other.stage.kind == "task_sampler" and other.stage.split == split and other.stage.data == node.stage.data
-    ]
+    streams = streams_of(node, split)
     # Once for all tasks, so that a model can keep what it computed of the images.
     images = cache(lambda: _blind_rows(session, node, split))
     for tasks in streams:
@@ -52,12 +55,52 @@ def outcomes_of(session: Session, node: Node, split: str) -> Iterator[Judged]:
             yield _of_tasks(session, node, split, images, tasks, batch, named)
 
 
+def streams_of(node: Node, split: str) -> list[Node]:
+    """Return the task samplers on whose tasks a few-shot model is judged."""
+    return [
+        other
+        for other in node.others.values()
+        if other.stage.kind == "task_sampler" and other.stage.split == split and other.stage.data == node.stage.data
+    ]
+
+
+def outcomes_key(session: Session, node: Node, split: str) -> str:
+    """Return one key for all outcomes of a model on a split."""
+    if node.stage.kind == "learner":
+        return _key_of_rows(session, node, split)
+    return digest("outcomes", node.key, [stream.key for stream in streams_of(node, split)])
+
+
+def are_stored(session: Session, node: Node, split: str) -> bool:
+    """Return whether all predictions of a model on a split are in the store, whose task streams can be made from it."""
+    if node.stage.kind == "learner":
+        return session.store.has(_key_of_rows(session, node, split))
+    keys = [
+        _key_of_tasks(node, tasks, n_way, n_shot)
+        for tasks in streams_of(node, split)
+        for stream in [session.value(tasks)]
+        for n_way in stream.n_way
+        for n_shot in stream.n_shot
+    ]
+    return all(session.store.has(key) for key in keys)
+
+
+def _key_of_rows(session: Session, node: Node, split: str) -> str:
+    table = session.table(node.others[node.stage.data])
+    table.check_split(split, node.stage.name)
+    return digest("predict", node.key, table.key, table.images.ids[table.rows[split]])
+
+
+def _key_of_tasks(node: Node, tasks: Node, n_way: int, n_shot: int) -> str:
+    return digest("classify", node.key, tasks.key, n_way, n_shot)
+
+
 def _of_rows(session: Session, node: Node, split: str) -> Judged:
     table = session.table(node.others[node.stage.data])
     table.check_split(split, node.stage.name)
     truth = view(table.images, table.rows[split], "all")
     images = _blind_rows(session, node, split)
-    key = digest("predict", node.key, table.key, images.ids)
+    key = _key_of_rows(session, node, split)
 
     def make(run: Run) -> tuple[Any, Any]:
         predictions = session.value(node).predict(images, run)
@@ -83,7 +126,7 @@ def _of_rows(session: Session, node: Node, split: str) -> Judged:
         norm=entry.meta["norm"],
         images=table.images.images,
     )
-    return Judged(key, node.cell, outcome)
+    return Judged(key, node.cell, outcome, table)
 
 
 def _blind_rows(session: Session, node: Node, split: str) -> ImageSet:
@@ -104,7 +147,7 @@ def _of_tasks(
     batch: TaskBatch,
     named: Mapping[str, Any],
 ) -> Judged:
-    key = digest("classify", node.key, tasks.key, batch.n_way, batch.n_shot)
+    key = _key_of_tasks(node, tasks, batch.n_way, batch.n_shot)
 
     def make(run: Run) -> tuple[Any, Any]:
         model = session.value(node)
@@ -130,7 +173,8 @@ def _of_tasks(
         seen=node.seen,
         norm=entry.meta["norm"],
     )
-    return Judged(key, node.cell, outcome)
+    drawn = digest(batch.support, batch.support_labels, batch.query, batch.query_labels)
+    return Judged(key, node.cell, outcome, session.table(node.others[node.stage.data]), drawn)
 
 
 def counted_once(judged: list[Judged]) -> list[Judged]:
@@ -152,5 +196,5 @@ def counted_once(judged: list[Judged]) -> list[Judged]:
         conditions = {**constant("matrix"), **first.outcome.conditions}
         outcome = replace(first.outcome, conditions=conditions, repeats=constant("repeat"))
         cell = replace(first.cell, matrix=constant("matrix"), select=constant("select"), repeat=constant("repeat"))
-        result.append(Judged(first.key, cell, outcome))
+        result.append(replace(first, cell=cell, outcome=outcome))
     return result

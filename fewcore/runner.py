@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fewcore.blame import blame
+from fewcore.cells import Cell
 from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem
 from fewcore.metrics import MetricReport, lower_is_better
 from fewcore.nodes import Node
@@ -17,6 +18,10 @@ from fewcore.outcomes import MODELS, Judged, counted_once, outcomes_of
 from fewcore.pipeline import Pipeline
 from fewcore.session import NOT_STORED, Session
 from fewcore.wiring import CLASSES, Wired
+from fewcore.work import Work, predictions, results
+
+if TYPE_CHECKING:
+    from fewcore.jobs import Jobs
 
 Group = tuple[str, str, str]
 """A model's stage with the matrix and repeat values, as JSON, among which `select` chooses one candidate."""
@@ -60,14 +65,19 @@ class Result:
 class Runner:
     """Runs the cells of one pipeline in one session. A stage that fails is noted; what does not need it goes on.
 
-    `say` is told of each failure at once, since what goes on may take hours.
+    `say` is told of each failure at once, since what goes on may take hours. `jobs`, where given, makes results and
+    predictions ahead, by several workers; the runner then finds them in the store.
     """
 
-    def __init__(self, pipeline: Pipeline, session: Session, say: Callable[[str], object] = str) -> None:
+    def __init__(
+        self, pipeline: Pipeline, session: Session, say: Callable[[str], object] = str, jobs: Jobs | None = None
+    ) -> None:
         self.pipeline = pipeline
         self.session = session
         self.say = say
+        self.jobs = jobs
         self.result = Result()
+        self._told: set[tuple[str, str]] = set()
 
     def run(self) -> Result:
         """Run everything and return what was made.
@@ -81,6 +91,8 @@ class Runner:
         chosen = self._select() if self.pipeline.spec.get("select") else None
         models = [node for nodes in self.result.nodes for node in self._models(nodes)]
         self.result.models = [node for node in models if chosen is None or self._is_chosen(node, chosen)]
+        if self.jobs is not None and chosen is not None:
+            self.jobs.make(predictions(self.session, self.result.models, "test"), self._tell)
         judged = [entry for node in self.result.models for entry in self._outcomes(node, "test")]
         self.result.outcomes = counted_once(judged)
         for stage in self._evaluators():
@@ -90,23 +102,35 @@ class Runner:
 
     def make(self) -> None:
         """Make the stages of all cells; ranks other than the first do no more than this."""
-        for cell, stages in self.pipeline.cells:
-            nodes = self._planned(cell, stages)
-            if nodes is None:
+        plans: Iterable[dict[str, Node] | FewcoreError] = (self._planned(*cell) for cell in self.pipeline.cells)
+        if self.jobs is not None:
+            plans = list(plans)
+            self._make_ahead(self.jobs, [plan for plan in plans if not isinstance(plan, FewcoreError)])
+        for (cell, _), plan in zip(self.pipeline.cells, plans, strict=True):
+            if isinstance(plan, FewcoreError):
+                self._failed("data", cell.label, plan)
                 continue
-            self.result.nodes.append(nodes)
-            for node in nodes.values():
+            self.result.nodes.append(plan)
+            for node in plan.values():
                 self._ensure(node)
                 self._note(node)
 
-    def _planned(self, cell: Any, stages: tuple[Wired, ...]) -> dict[str, Node] | None:
+    def _make_ahead(self, jobs: Jobs, cells: list[dict[str, Node]]) -> None:
+        """Let workers make all stages, and what is predicted before anything is chosen."""
+        nodes = [node for cell in cells for node in cell.values()]
+        split, models = "test", [node for node in nodes if node.stage.kind in MODELS]
+        if self.pipeline.spec.get("select"):
+            split, models = "validation", [n for found in _candidates(cells).values() for n in found.values()]
+        work = [*results(self.session, nodes), *predictions(self.session, models, split)]
+        jobs.make(work, self._tell)
+
+    def _planned(self, cell: Cell, stages: tuple[Wired, ...]) -> dict[str, Node] | FewcoreError:
         try:
             return self.session.plan(cell, stages)
         except (Interrupted, PipelineError):
             raise
         except FewcoreError as error:
-            self._failed("data", cell.label, error)
-            return None
+            return error
 
     def _ensure(self, node: Node) -> None:
         status = self.result.status
@@ -140,10 +164,16 @@ class Runner:
 
     def _failed(self, stage: str, cell: str, error: FewcoreError) -> None:
         failure = Failure(stage, cell, error)
-        told = any((f.stage, str(f.error)) == (stage, str(error)) for f in self.result.failures)
         self.result.failures.append(failure)
-        if not told:  # the same in every fold is told once
+        if (stage, str(error)) not in self._told:  # the same in every fold is told once
+            self._told.add((stage, str(error)))
             self.say(f"failed: {failure}")
+
+    def _tell(self, work: Work, error: FewcoreError) -> None:
+        """Tell at once of what failed in a worker. It is noted when its turn comes."""
+        stage = work.node.stage.name
+        self._told.add((stage, str(error)))
+        self.say(f"failed: {Failure(stage, work.node.cell.label, error)}")
 
     def _note(self, node: Node) -> None:
         if self.result.status[node.key] in ("computed", "reused") and node.stage.kind not in NOT_STORED:
@@ -176,16 +206,8 @@ class Runner:
     # ---- choice on validation rows
 
     def _select(self) -> dict[Group, str]:
-        """Return the winner's `select` values for each model, matrix cell and repeat; note all candidates.
-
-        A model on which no axis of `select` acts is no candidate: it stands in every cell under the same key.
-        """
-        found: dict[Group, dict[str, Node]] = {}
-        for nodes in self.result.nodes:
-            for node in nodes.values():
-                if node.stage.kind in MODELS:
-                    found.setdefault(_group(node), {})[_axes(node.cell.select)] = node
-        groups = {group: nodes for group, nodes in found.items() if len({n.key for n in nodes.values()}) > 1}
+        """Return the winner's `select` values for each model, matrix cell and repeat; note all candidates."""
+        groups = _candidates(self.result.nodes)
         return {group: self._winner(group, nodes) for group, nodes in groups.items()}
 
     def _winner(self, group: Group, nodes: Mapping[str, Node]) -> str:
@@ -223,6 +245,19 @@ class Runner:
     def _is_chosen(self, node: Node, winners: Mapping[Group, str]) -> bool:
         group = _group(node)
         return group not in winners or winners[group] == _axes(node.cell.select)
+
+
+def _candidates(cells: Iterable[Mapping[str, Node]]) -> dict[Group, dict[str, Node]]:
+    """Return the models among which `select` chooses, by their `select` values.
+
+    A model on which no axis of `select` acts is no candidate: it stands in every cell under the same key.
+    """
+    found: dict[Group, dict[str, Node]] = {}
+    for nodes in cells:
+        for node in nodes.values():
+            if node.stage.kind in MODELS:
+                found.setdefault(_group(node), {})[_axes(node.cell.select)] = node
+    return {group: nodes for group, nodes in found.items() if len({n.key for n in nodes.values()}) > 1}
 
 
 def _axes(axes: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import torch
 from fewcore.cells import Cell
 from fewcore.components import Offer
 from fewcore.contracts import Array, Arrays, Embeddings, ImageSet, Meta, Partitions, Seen
-from fewcore.errors import DataError, PluginError
+from fewcore.errors import DataError, FewcoreError, Interrupted, PluginError
 from fewcore.kinds import CONTRACT_VERSION, KINDS
 from fewcore.making import Make, Maker
 from fewcore.nodes import CachedEncoder, LazyInputs, Node, Table, result_class
@@ -33,7 +33,10 @@ NOT_STORED = ("task_sampler", "backbone")
 
 
 class Session:
-    """Computes, stores and gives back the values of stages."""
+    """Computes, stores and gives back the values of stages.
+
+    `failed` holds the errors of what failed, by key: it is not tried again, and whoever asks for it gets the same error.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Session:
         self.device = device
         self.ranks = ranks or Ranks()
         self.maker = Maker(store, device, self.ranks, progress=progress, stop=stop, checkpoint_every=checkpoint_every)
+        self.failed: dict[str, FewcoreError] = {}
         self._spy = spy
         self._values: dict[str, Any] = {}
         self._tables: dict[str, Table] = {}
@@ -226,9 +230,20 @@ class Session:
             return data
         return own if _same_images(self.table(own).images, self.table(data).images) else data
 
+    def vectors_key(self, encoder: Node, data: Node) -> str:
+        """Return the key of an encoder's vectors of a data set."""
+        return digest("vectors", encoder.key, data.key)
+
+    def vectors_of(self, node: Node) -> list[tuple[Node, Node]]:
+        """Return whose vectors of which data set a stage works on: those in place of images, and its embeddings."""
+        stage, nodes = node.stage, node.others
+        found = [(nodes[stage.vectors], nodes[stage.data])] if stage.vectors else []
+        sources = stage.inputs.get("embeddings", ())
+        return found + [(nodes[source], self._embedded(nodes[source], nodes[stage.data])) for source in sources]
+
     def vectors(self, encoder: Node, data: Node) -> Array:
         """Return the vectors of all rows of a data set, embedded once for each encoder, memory-mapped."""
-        key = digest("vectors", encoder.key, data.key)
+        key = self.vectors_key(encoder, data)
 
         def make(run: Run) -> tuple[Arrays, Meta]:
             images = self.table(data).images
@@ -317,19 +332,20 @@ class Session:
         return arrays, meta
 
     def stored(self, key: str, title: str, make: Make, recipe: Mapping[str, Any], node: Node | None = None) -> Entry:
-        """Return a stored result; where there is none, make it and store it."""
-        if node is None:
-            return self.maker.stored(key, title, make, recipe, seed=child_seed(0, key))
-        return self.maker.stored(
-            key,
-            title,
-            make,
-            recipe,
-            seed=_generator_seed(node),
-            name=node.stage.name,
-            offer=node.stage.offer,
-            together=self.together(node),
-        )
+        """Return a stored result; where there is none, make it and store it. What failed once fails at once."""
+        if key in self.failed:
+            raise self.failed[key]
+        own: dict[str, Any] = {"seed": child_seed(0, key)}
+        if node is not None:
+            own = {"seed": _generator_seed(node), "name": node.stage.name, "offer": node.stage.offer}
+            own["together"] = self.together(node)
+        try:
+            return self.maker.stored(key, title, make, recipe, **own)
+        except Interrupted:
+            raise
+        except FewcoreError as error:
+            self.failed[key] = error
+            raise
 
     def together(self, node: Node) -> bool:
         """Return whether all ranks make this node at once: there are several, and its component shares tasks out."""
