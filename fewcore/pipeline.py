@@ -13,7 +13,7 @@ from fewcore.cells import LOOPS, Cell, Spec, cells, put
 from fewcore.components import Offer
 from fewcore.errors import FewcoreError, PipelineError, Problem, did_you_mean
 from fewcore.heading import KEYS, check_heading, check_rows
-from fewcore.kinds import RESERVED, SPLITS, STAGE_KINDS
+from fewcore.kinds import KINDS, RESERVED, SPLITS, STAGE_KINDS
 from fewcore.options import read_options
 from fewcore.rules import check_evaluators, check_rules
 from fewcore.wiring import Wired, wire
@@ -82,6 +82,8 @@ class _Reader:
         kinds = [key for key in said if key in STAGE_KINDS]
         if len(kinds) != 1:
             near = [hint for key in said if key not in RESERVED and (hint := did_you_mean(key, STAGE_KINDS))]
+            behind = [KINDS[key].usage(said[key]) for key in said if key in KINDS and not KINDS[key].is_stage]
+            near += [f"type fewcore run PIPELINE {usage}" for usage in behind]
             found = "no kind of component" if not kinds else f"{len(kinds)} kinds ({', '.join(kinds)})"
             self.add(path, found, f"one of {', '.join(STAGE_KINDS)}", near[0] if near else "")
             return None
