@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,14 +77,10 @@ class Environment:
 
     def run(self, *command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `python ...` of the environment; it must end with `code`."""
-        kept = {name: os.environ[name] for name in ("SYSTEMROOT", "HTTPS_PROXY", "HTTP_PROXY") if name in os.environ}
-        places = {**kept, "PATH": os.environ["PATH"], "HOME": str(self.home), "FEWCORE_CACHE": str(self.home / "cache")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FEWCORE"))}
+        ours = {"FEWCORE_CACHE": str(self.home / "cache"), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
         done = subprocess.run(
-            [str(self.python), *command],
-            cwd=self.home,
-            env={**places, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-            capture_output=True,
-            text=True,
+            [str(self.python), *command], cwd=self.home, env={**kept, **ours}, capture_output=True, text=True
         )
         assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -93,7 +91,7 @@ class Environment:
 
     def install(self, what: str) -> None:
         """Install as the README says."""
-        self.run("-m", "pip", "install", "--quiet", *self.pip_options, what)
+        self.run("-m", "pip", "install", "--quiet", "--disable-pip-version-check", *self.pip_options, what)
 
     def components(self) -> dict[str, set[str]]:
         """Return the names that `fewcore plugins` shows, by distribution. None may be broken, none may clash."""
@@ -132,7 +130,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def environment(wheels: dict[str, Path], link_libraries: Any, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def environment(
+    wheels: dict[str, Path], link_libraries: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Environment]:
     """A virtual environment in which nothing of fewcore is."""
     folder = tmp_path_factory.mktemp("user")
     find = ("--find-links", str(next(iter(wheels.values())).parent))
@@ -140,12 +140,30 @@ def environment(wheels: dict[str, Path], link_libraries: Any, tmp_path_factory: 
     subprocess.run([*venv, *([] if DIST else ["--without-pip"])], check=True, capture_output=True)
     python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     (folder / "home").mkdir()
-    found = Environment(python, folder / "home", find if DIST else ("--no-index", *find))
+    made = Environment(python, folder / "home", find if DIST else ("--no-index", *find))
     if not DIST:
         link_libraries(folder / "libraries", without=())
-        site = Path(found.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
+        site = Path(made.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
         (site / "libraries.pth").write_text(f"{folder / 'libraries'}\n")
-    return found
+    yield made
+    shutil.rmtree(folder)  # torch with its libraries is several gigabytes
+
+
+def test_a_wheel_holds_the_code_the_licence_and_the_readme_and_nothing_else(wheels: dict[str, Path]) -> None:
+    for folder in FOLDERS:
+        name = "fewcore" if folder == ROOT else folder.name
+        module = name.replace("-", "_")
+        code = (folder / module) if folder == ROOT else folder / "src" / module
+        shipped = [
+            path for path in code.rglob("*") if path.is_file() and not {"__pycache__", ".mypy_cache"} & {*path.parts}
+        ]
+        with zipfile.ZipFile(wheels[name]) as wheel:
+            inside = {entry for entry in wheel.namelist() if not entry.endswith("/RECORD")}
+            info = f"{module}-{PROJECT['version']}.dist-info"
+            extra = {f"{info}/{file}" for file in ("METADATA", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
+            assert inside == {*extra, *(path.relative_to(code.parent).as_posix() for path in shipped)}
+            assert f"{module}/py.typed" in inside
+            assert (folder / "README.md").read_text().strip() in wheel.read(f"{info}/METADATA").decode()
 
 
 NOTHING_OF_FEWCORE = """
@@ -177,9 +195,8 @@ def test_install_run_and_uninstall_as_a_user(environment: Environment, wheels: d
     assert {row["method"] for row in rows} == {"protonets"}
 
     environment.install("fewcore[all]")
-    extras = {requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra}
     before = environment.components()
-    assert set(before) == {"fewcore", *extras}
+    assert set(before) == {"fewcore", *PROJECT["optional-dependencies"]["all"]}
     rows = environment.run_pipeline("all", ALL)["rows"]
     assert {row["method"] for row in rows} == {"knn", "cluster-matching"}
     environment.fewcore("doctor")
