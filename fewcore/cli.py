@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fewcore import __version__
+from fewcore.compare_command import compare
 from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem, did_you_mean
 from fewcore.kinds import KINDS
 from fewcore.model_commands import adapt, export, predict
@@ -161,6 +162,7 @@ def doctor(as_json: bool) -> None:
 
 
 cli.add_command(run)
+cli.add_command(compare)
 cli.add_command(adapt)
 cli.add_command(predict)
 cli.add_command(export)

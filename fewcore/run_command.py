@@ -92,10 +92,11 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     """Run, write the report, print the table; returns the exit code."""
     from rich.console import Console
 
+    from fewcore.compare_scores import write_scores
     from fewcore.disk import write_text
     from fewcore.drawn_rows import write_rows
     from fewcore.records import write_models
-    from fewcore.report import summary_table, write_report
+    from fewcore.report import metrics_json, summary_table, write_report
     from fewcore.reporting import build_report
     from fewcore.runner import Runner
     from fewcore.tracking_log import closing_lines
@@ -108,6 +109,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     write_text(folder / "pipeline.yaml", report.pipeline)
     write_models(session, result.models, folder)
     write_rows(session, result.nodes, folder)
+    write_scores(pipeline, result, metrics_json(report)["rows"], folder)
     for key in session.store.damaged:
         progress.say(f"a stored result was damaged and computed again: {key}")
     for title, text in session.tracebacks.items():
