@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fewcore import grouping, image_files, readers
     from fewcore.boxes import box_figure
     from fewcore.export import network_for_export
+    from fewcore.ranks import Ranks
     from fewcore.run import Run
     from fewcore.samples import SampleTest, independent_t, one_way_anova, pearson
     from fewcore.statistics import (
@@ -101,7 +102,7 @@ _STATISTICS = (
     "two_sided_p",
     "weighted_auc",
 )
-_LAZY = {"Run": "run", "Gather": "tensors", "load_module": "tensors", "module_arrays": "tensors"}
+_LAZY = {"Run": "run", "Ranks": "ranks", "Gather": "tensors", "load_module": "tensors", "module_arrays": "tensors"}
 _LAZY |= dict.fromkeys(_STATISTICS, "statistics")
 _LAZY |= dict.fromkeys(("SampleTest", "independent_t", "one_way_anova", "pearson"), "samples")
 _LAZY |= {"box_figure": "boxes", "load_model": "trained", "network_for_export": "export"}
@@ -142,6 +143,7 @@ __all__ = [
     "Predictions",
     "Predictor",
     "Problem",
+    "Ranks",
     "ResourceError",
     "Run",
     "SampleTest",

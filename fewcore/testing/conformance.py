@@ -12,7 +12,7 @@ from fewcore.components import Offer
 from fewcore.errors import PluginError, did_you_mean
 from fewcore.kinds import KINDS
 from fewcore.plugins import load_registry
-from fewcore.testing import checks, declaration, kind_checks, tracker_checks
+from fewcore.testing import checks, declaration, kind_checks, rank_checks, tracker_checks
 from fewcore.testing.toys import SHAPE
 from fewcore.testing.trial import OptionsFor, Setup
 
@@ -40,6 +40,7 @@ NOT_RUN_FOR: dict[Check, tuple[str, ...]] = {
     checks.monitors_choose_nothing: ("dataset", "backbone", "evaluator", "partitioner", "task_sampler"),
     checks.deterministic_is_honest: ("backbone",),
     checks.resumes_bit_for_bit: ("dataset", "backbone", "evaluator", "task_sampler"),
+    rank_checks.ranks_make_one_model: ("dataset", "backbone", "evaluator", "task_sampler", "partitioner"),
     checks.runs_on_cuda: ("dataset", "backbone", "evaluator", "task_sampler"),
 }
 
@@ -69,6 +70,7 @@ EVERY_STAGE: tuple[Check, ...] = (
     checks.monitors_choose_nothing,
     checks.deterministic_is_honest,
     checks.resumes_bit_for_bit,
+    rank_checks.ranks_make_one_model,
     checks.runs_on_cuda,
 )
 

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from fewcore import Gather, ImageSet, ImageSpec, TaskBatch
+from fewcore import Gather, ImageSet, ImageSpec, Ranks, TaskBatch
 from fewcore.memory import keep_freed_memory
 from fewcore_meta.adaptation import TaskNetwork
 from fewcore_meta.conv4 import Conv4
@@ -84,7 +84,7 @@ def ours(way, pixels, batch):
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
 
     def iterate(step=True):
-        maml._outer_gradient(tasked, pixels, batch)
+        maml._outer_gradient(tasked, pixels, batch, Ranks())
         if step:
             optimiser.step()
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from fewcore import Gather, ImageSet, ImageSpec, Partitions, Run
+from fewcore import Gather, ImageSet, ImageSpec, Partitions, Ranks, Run
 from fewcore.memory import PeakMemory, give_back_memory, keep_freed_memory
 from fewcore_medical.densenet import DenseNet
 from fewcore_meta.adaptation import TaskNetwork
@@ -64,7 +64,7 @@ def measured(options, device):
     batch, cursor = sampler.start().draw(TASKS), sampler.start()
 
     def iterate(**settings):
-        Maml(inner_lr=0.004, inner_steps=1, **settings)._outer_gradient(tasked, gather, batch)
+        Maml(inner_lr=0.004, inner_steps=1, **settings)._outer_gradient(tasked, gather, batch, Ranks())
         optimiser.step()
 
     def passes():

@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fewcore import DataError, Gather, Interrupted, Run, TaskBatch
+from fewcore import DataError, Gather, Interrupted, Ranks, Run, TaskBatch
 from fewcore_meta import maml
 from fewcore_meta.adaptation import AdaptedPredictor, TaskNetwork
 from fewcore_meta.conv4 import Conv4
@@ -151,7 +151,7 @@ def reference(options, network, images, batch):
 
 
 def outer(options, network, images, batch):
-    loss, *_ = options._outer_gradient(TaskNetwork(network, head_only=options.anil), Double(images), batch)
+    loss, *_ = options._outer_gradient(TaskNetwork(network, head_only=options.anil), Double(images), batch, Ranks())
     return float(loss), {name: p.grad.clone() for name, p in network.named_parameters()}
 
 
@@ -451,10 +451,10 @@ def test_memory_does_not_grow():
     batch, gather = Episodes(images, n_query=8).at(range(8)), Gather(images, torch.device("cpu"))
     options, tasked = Maml(inner_steps=3), TaskNetwork(Conv4(filters=16).build(images.shape, 3, torch.Generator()))
     for _ in range(10):
-        options._outer_gradient(tasked, gather, batch)
+        options._outer_gradient(tasked, gather, batch, Ranks())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(50):
-        options._outer_gradient(tasked, gather, batch)
+        options._outer_gradient(tasked, gather, batch, Ranks())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kilobytes; a kept graph is 3,000 each
 
 

@@ -21,7 +21,7 @@ from few_shot_samples import (
 )
 from torch import nn
 
-from fewcore import DataError, ImageSpec, Interrupted, PipelineError, Run
+from fewcore import DataError, ImageSpec, Interrupted, PipelineError, Ranks, Run
 from fewcore_meta.batch_norm import statistics_of_first
 from fewcore_meta.protonets import ProtoNets
 from fewcore_meta.prototypes import class_means, nearness
@@ -158,7 +158,9 @@ def test_several_tasks_a_step_average_their_gradients():
 
     def gradients(part):
         network = Tiny("none").build(images.shape, 0, Run().generator)
-        method._step(network, torch.optim.Adam(network.parameters()), part, Gather(images, torch.device("cpu")))
+        method._step(
+            network, torch.optim.Adam(network.parameters()), part, Gather(images, torch.device("cpu")), Ranks()
+        )
         return [p.grad.clone() for p in network.parameters()]
 
     together, single = gradients(batch), [gradients(batch.part(i, i + 1)) for i in range(3)]

@@ -11,7 +11,7 @@ from few_shot_samples import two_class_images
 from torch import nn
 from torch.func import functional_call
 
-from fewcore import Gather, ImageSet, ImageSpec, Interrupted, Partitions, Run, TaskBatch, auc, torch_generator
+from fewcore import Gather, ImageSet, ImageSpec, Interrupted, Partitions, Ranks, Run, TaskBatch, auc, torch_generator
 from fewcore_meta.adaptation import TaskNetwork
 from fewcore_meta.cluster_subsets import ClusterSubsets
 from fewcore_meta.conv4 import Conv4
@@ -79,7 +79,7 @@ class Double:
 def outer(network, given=None, **options):
     """The loss and the outer gradient, by name."""
     made = Maml(**{"inner_steps": 2, "inner_lr": 0.1, **options})
-    loss, *_ = made._outer_gradient(TaskNetwork(network), Double(), given or batch())
+    loss, *_ = made._outer_gradient(TaskNetwork(network), Double(), given or batch(), Ranks())
     return float(loss), {name: p.grad.clone() for name, p in network.named_parameters()}
 
 

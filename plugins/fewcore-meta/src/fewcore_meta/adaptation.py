@@ -30,7 +30,7 @@ from fewcore import (
     module_arrays,
     torch_generator,
 )
-from fewcore_meta.batch_norm import batch_statistics, norm_layers, own_statistics
+from fewcore_meta.batch_norm import RunningAverages, batch_statistics, norm_layers, own_statistics
 from fewcore_meta.checkpointed_step import CheckpointedStep
 from fewcore_meta.exported import Scores, refuse_transductive
 from fewcore_meta.task_scores import task_loss
@@ -104,6 +104,7 @@ class TaskNetwork:
             return made[..., :n_way]
         shapes = {name: p.dim() for name, p in self.network.named_parameters()}
         outputs = []
+        averages = RunningAverages(self.network) if momentum else None
         for task, images in enumerate(x):
             own = {name: p[task] if p.dim() > shapes[name] else p for name, p in parameters.items()}
             marked = torch.ones(len(images), device=x.device) if counted is None else counted[task]
@@ -112,9 +113,13 @@ class TaskNetwork:
             elif counted is None and not momentum and all(isinstance(layer, _BatchNorm) for layer in self._norms):
                 statistics = own_statistics(self._norms)
             else:
-                statistics = batch_statistics(self._norms, marked, momentum / len(x))
+                statistics = batch_statistics(self._norms, marked, momentum)
             with statistics:
                 outputs.append(functional_call(self.network, own, (images,)))
+            if averages is not None:
+                averages.add(1 / len(x))
+        if averages is not None:
+            averages.finish()
         return torch.stack(outputs)[..., :n_way]
 
     def gradients(

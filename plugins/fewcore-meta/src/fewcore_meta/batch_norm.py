@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
 
 def norm_layers(network: nn.Module) -> list[nn.Module]:
     """Return the layers that normalise with statistics of a batch: torch's own, and whatever keeps running statistics."""
@@ -82,6 +84,35 @@ def statistics_of_first(network: nn.Module, n_rows: int) -> Iterator[None]:
         with torch.no_grad():
             for buffer, values in zip(buffers, before, strict=True):
                 buffer.copy_(values)
+
+
+class RunningAverages:
+    """The running averages of a network, moved by a meta-batch as if by one batch: each part of its tasks moves them from
+    where they were before, and they go on by the mean of these moves. So it does not matter how tasks are dealt out to
+    parts and to ranks.
+
+    `moves` are the moves so far, for `Ranks.sum`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        kept = [getattr(layer, name, None) for layer in norm_layers(network) for name in RUNNING]
+        self._buffers = [buffer for buffer in kept if isinstance(buffer, torch.Tensor)]
+        self._before = [buffer.clone() for buffer in self._buffers]
+        self.moves = [torch.zeros_like(buffer, dtype=torch.get_default_dtype()) for buffer in self._buffers]
+
+    @torch.no_grad()
+    def add(self, share: float) -> None:
+        """Count a move with a weight, and put the averages back to where they were."""
+        for move, buffer, before in zip(self.moves, self._buffers, self._before, strict=True):
+            move.add_(buffer - before, alpha=share)
+            buffer.copy_(before)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Move the averages by the mean that was counted."""
+        for buffer, before, move in zip(self._buffers, self._before, self.moves, strict=True):
+            # Batch norm counts its batches in an integer: tasks of one meta-batch count as one.
+            buffer.copy_(before + (move if buffer.is_floating_point() else move.round()))
 
 
 @contextmanager

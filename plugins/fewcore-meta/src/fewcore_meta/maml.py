@@ -20,6 +20,7 @@ from fewcore import (
     Gather,
     ImageSet,
     Meta,
+    Ranks,
     Run,
     TaskBatch,
     TaskStream,
@@ -38,6 +39,7 @@ from fewcore_meta.adaptation import (
     parts_of,
     predictor_from,
 )
+from fewcore_meta.batch_norm import RunningAverages
 from fewcore_meta.task_history import draw_history
 from fewcore_meta.task_memory import bytes_of_image, estimated_bytes, say_memory
 from fewcore_meta.task_scores import mean_accuracy, task_accuracy, task_auc, task_loss
@@ -75,6 +77,7 @@ class Maml:
     """
 
     limits_way: ClassVar[bool] = True
+    shares_tasks: ClassVar[bool] = True
     monitors: ClassVar[tuple[str, ...]] = ("validation_tasks", "validation")
 
     inner_lr: float = option(0.05, "step size of the inner loop, for the loss summed over classes", low=0)
@@ -134,11 +137,11 @@ class Maml:
             batch = cursor.draw(self.tasks_per_step)
             if step == 0 and len(images.shape) == 4:
                 self._say_memory(tasked, images.shape, batch, run.device)
-            loss, accuracy, scores = self._outer_gradient(tasked, gather, batch)
+            loss, accuracy, scores = self._outer_gradient(tasked, gather, batch, run.ranks)
             if self.clip:
                 torch.nn.utils.clip_grad_value_(network.parameters(), self.clip)
             optimiser.step()
-            run.log(loss=loss, accuracy=accuracy.mean())
+            run.log(loss=loss, accuracy=accuracy)
             cursor.observe(batch, scores)
             if len(model.history):
                 model.history[step] = batch.task, scores
@@ -171,21 +174,28 @@ class Maml:
         return self.validate_every > 0 and (step + 1) % self.validate_every == 0
 
     def _outer_gradient(
-        self, tasked: TaskNetwork, gather: Gather, batch: TaskBatch
+        self, tasked: TaskNetwork, gather: Gather, batch: TaskBatch, ranks: Ranks
     ) -> tuple[torch.Tensor, torch.Tensor, Array]:
-        """Leave the outer gradient in the network; return the mean loss, and of each task's queries the accuracy (t,) and
-        the score (t,) that the sampler observes: the area under the ROC curve of two classes, else the accuracy.
+        """Leave the outer gradient in the network; return the mean loss and accuracy of all queries, and of each task the
+        score (t,) that the sampler observes: the area under the ROC curve of two classes, else the accuracy.
         """
         tasked.network.zero_grad()
-        losses, accuracies, scores = [], [], []
-        for part in parts_of(batch, gather.shape, TRAINED_AT_ONCE[gather.device.type]):
+        averages = RunningAverages(tasked.network)
+        n_tasks, mine = len(batch), ranks.share(len(batch))
+        told = torch.zeros(3, n_tasks, dtype=torch.float64, device=gather.device)
+        at = mine.start
+        for part in parts_of(batch.part(mine.start, mine.stop), gather.shape, TRAINED_AT_ONCE[gather.device.type]):
             logits, labels = self._query_logits(tasked, gather, part)
             loss = task_loss(logits, labels)
-            (loss.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            accuracies.append(task_accuracy(logits.detach(), labels))
-            scores.append(task_auc(logits.detach(), labels) if batch.n_way == 2 else accuracies[-1])
-        return torch.cat(losses).mean(), torch.cat(accuracies), torch.cat(scores).cpu().numpy()
+            (loss.sum() / n_tasks).backward()  # type: ignore[no-untyped-call]
+            accuracy = task_accuracy(logits.detach(), labels)
+            score = task_auc(logits.detach(), labels) if batch.n_way == 2 else accuracy
+            told[:, at : at + len(part)] = torch.stack([loss.detach(), accuracy, score])
+            averages.add(len(part) / n_tasks)
+            at += len(part)
+        ranks.sum_gradients(tasked.network, told, *averages.moves)
+        averages.finish()
+        return told[0].mean(), told[1].mean(), told[2].float().cpu().numpy()
 
     def _query_logits(self, tasked: TaskNetwork, gather: Gather, batch: TaskBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (t, q, n_way) after the inner loop, differentiable, and the labels of the queries."""

@@ -23,12 +23,13 @@ from fewcore import (
     Meta,
     PipelineError,
     Predictions,
+    Ranks,
     Run,
     TaskBatch,
     TaskStream,
     option,
 )
-from fewcore_meta.batch_norm import embeds_alone, keep_statistics, norm_layers, statistics_of_first
+from fewcore_meta.batch_norm import RunningAverages, embeds_alone, keep_statistics, norm_layers, statistics_of_first
 from fewcore_meta.exported import Scores, refuse_transductive, tensor
 from fewcore_meta.layout import placed, unplaced
 from fewcore_meta.prototypes import (
@@ -215,6 +216,7 @@ class ProtoNets:
     """
 
     monitors: ClassVar[tuple[str, ...]] = ("validation_tasks", "validation")
+    shares_tasks: ClassVar[bool] = True
 
     iterations: int = option(30_000, "steps of the optimiser", paper="30,000 on Omniglot, 60,000 elsewhere", low=1)
     tasks_per_step: int = option(1, "tasks whose gradients are averaged in a step", paper="1", low=1)
@@ -242,7 +244,7 @@ class ProtoNets:
         for step in run.loop(self.iterations, network=network, optimiser=adam, tasks=cursor):
             network.train()
             batch = cursor.draw(self.tasks_per_step)
-            loss, accuracy = self._step(network, adam, batch, gather)
+            loss, accuracy = self._step(network, adam, batch, gather, run.ranks)
             cursor.observe(batch, accuracy.cpu().numpy())
             run.log(loss=loss, accuracy=accuracy.mean())
             due = (step + 1) % self.validate_every == 0
@@ -265,12 +267,13 @@ class ProtoNets:
         return self.norm if norm_layers(network) or not independent else "none"
 
     def _step(
-        self, network: nn.Module, adam: torch.optim.Adam, batch: TaskBatch, gather: Gather
+        self, network: nn.Module, adam: torch.optim.Adam, batch: TaskBatch, gather: Gather, ranks: Ranks
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step; return the mean loss and each task's share of right queries, (t,)."""
         adam.zero_grad()
-        losses, right = [], []
-        for i in range(len(batch)):
+        averages = RunningAverages(network)
+        told = torch.zeros(2, len(batch), dtype=torch.float64, device=gather.device)
+        for i in range(len(batch))[ranks.share(len(batch))]:
             # Padding is left out before the network, so that it enters no batch statistic either.
             known = batch.query_known[i]
             rows = np.concatenate([batch.support[i], batch.query[i][known]])
@@ -282,7 +285,9 @@ class ProtoNets:
             scores = nearness(features[:, n_support:], prototypes)[0]
             loss = functional.cross_entropy(scores, labels)
             torch.autograd.backward(loss / len(batch))
-            losses.append(loss.detach())
-            right.append((scores.argmax(-1) == labels).double().mean())
+            told[:, i] = torch.stack([loss.detach(), (scores.argmax(-1) == labels).double().mean()])
+            averages.add(1 / len(batch))
+        ranks.sum_gradients(network, told, *averages.moves)
+        averages.finish()
         adam.step()
-        return torch.stack(losses).mean(), torch.stack(right)
+        return told[0].mean(), told[1]

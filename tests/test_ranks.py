@@ -1,0 +1,133 @@
+"""Two ranks that torchrun starts make the same model as one process, stop together and go on together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fewcore import PipelineError, Ranks
+from fewcore.ranks import local_device
+from fewcore.store import Store
+
+PIPELINE = """
+fewcore: 1
+name: ranks
+stages:
+  data:      {dataset: digits}
+  test:      {task_sampler: episodes, split: test, n_way: 5, n_shot: 1, n_tasks: 50}
+  embed:     {embedder: pixels}
+  partition: {partitioner: kmeans, n_clusters: 10, n_partitions: 4}
+  tasks:     {task_sampler: episodes, n_way: 5, n_shot: 5, n_query: 5}
+  net:       {backbone: conv4, filters: 8}
+  maml:      {meta_learner: maml, iterations: 12, learning_rate: 1e-4, tasks_per_step: 3, inner_lr: 0.01, inner_steps: 2, test_steps: 3, norm: running}
+  protonets: {meta_learner: protonets, iterations: 8, tasks_per_step: 3}
+  alone:     {meta_learner: protonets, iterations: 4, tasks_per_step: 1}
+  score:     {evaluator: few-shot}
+"""
+
+
+def start(folder: Path, out: str, *options: str, ranks: int = 2) -> subprocess.Popen[str]:
+    (folder / "pipeline.yaml").write_text(PIPELINE)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    launcher = torchrun if ranks > 1 else []
+    command = [*launcher, "-m", "fewcore", "run", "pipeline.yaml", "--device", "cpu", "--threads", "1", "--out", out]
+    environment = {**os.environ, "FEWCORE_CACHE": str(folder / f"cache-{out}"), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *command, *options], cwd=folder, env=environment, **pipes)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+def model(folder: Path, out: str, stage: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a model of a run, and what is said of their making."""
+    recipes = json.loads((folder / out / "metrics.json").read_text())["stages"]
+    entry = Store(folder / f"cache-{out}").get(next(s["key"] for s in recipes if s["name"] == stage))
+    return {**entry.arrays, "loss": np.array([r["loss"] for r in entry.facts["records"]])}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("ranks")
+    finish(start(folder, "one", ranks=1))
+    return folder, finish(start(folder, "two"))
+
+
+@pytest.mark.parametrize("stage", ["maml", "protonets", "alone"])
+def test_two_ranks_make_the_model_of_one_process(runs, stage):
+    folder, _ = runs
+    one, two = (model(folder, out, stage) for out in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        np.testing.assert_allclose(two[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
+    assert not all(np.array_equal(two[name], values) for name, values in one.items()) or stage == "alone"
+
+
+def test_only_the_first_rank_writes_and_prints(runs):
+    folder, output = runs
+    assert output.count("report: ") == 1
+    assert output.count("maml  12/12") == 1
+    accuracies = [
+        [row["value"] for row in json.loads((folder / out / "metrics.json").read_text())["rows"]]
+        for out in ("one", "two")
+    ]
+    np.testing.assert_allclose(*accuracies, atol=0.02)  # a score near a tie may fall to the other side
+
+
+def test_what_is_shared_is_said(runs):
+    folder, _ = runs
+    store = Store(folder / "cache-two")
+    recipes = json.loads((folder / "two" / "metrics.json").read_text())["stages"]
+    ranks = {s["name"]: store.get(s["key"]).facts.get("ranks", 1) for s in recipes if store.has(s["key"])}
+    assert (ranks["maml"], ranks["protonets"], ranks["partition"]) == (2, 2, 1)
+
+
+def test_ranks_stop_at_the_same_step_and_all_go_on(runs):
+    folder, _ = runs
+    recipes = json.loads((folder / "two" / "metrics.json").read_text())["stages"]
+    key = next(recipe["key"] for recipe in recipes if recipe["name"] == "maml")
+    checkpoints = folder / "cache-again" / "checkpoints" / key
+    stopped = start(folder, "again", "--checkpoint-every", "0")
+    until = time.monotonic() + 200
+    while not checkpoints.exists():
+        assert stopped.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGTERM)
+    output, _ = stopped.communicate(timeout=100)
+    assert stopped.returncode != 0
+    assert "stopped after step" in output, output
+    assert checkpoints.exists()
+    finish(start(folder, "again"))
+    for name, values in model(folder, "two", "maml").items():
+        np.testing.assert_array_equal(model(folder, "again", "maml")[name], values, err_msg=name)
+
+
+def test_a_share_holds_each_task_once():
+    for size in (1, 2, 3, 8):
+        shares = [Ranks(size, rank).share(5) for rank in range(size)]
+        assert [i for share in shares for i in range(5)[share]] == [0, 1, 2, 3, 4]
+
+
+def test_one_process_alone_sums_nothing():
+    values = torch.tensor([1.0, 2.0])
+    Ranks().sum(values)
+    assert values.tolist() == [1.0, 2.0]
+
+
+def test_one_gpu_for_all_ranks_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(PipelineError, match="expected cuda, which gives each rank its own"):
+        local_device("cuda:0")
