@@ -30,6 +30,36 @@ LOSSY = (".jpg", ".jpeg")
 """Formats that change values: masks of such files are PNG."""
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where predictions go: the table, and the folder of the masks, both in one folder.
+
+    A name that ends in `.csv` is the table's own, `answers.csv`, and masks go to `answers_masks`; any other is that of a folder,
+    which gets `predictions.csv` and `masks`.
+    """
+
+    table: Path
+    masks: Path
+
+    @classmethod
+    def of(cls, said: str | Path) -> Places:
+        """Return the places that a name means."""
+        path = Path(said)
+        if path.suffix.lower() == ".csv" and not path.is_dir():
+            return cls(path, path.with_name(f"{path.stem}_{MASKS}"))
+        return cls(path / TABLE, path / MASKS)
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which both lie."""
+        return self.table.parent
+
+    @property
+    def own(self) -> Path:
+        """The folder in which nothing but results lies, where new files are not looked for."""
+        return self.folder if self.masks.name == MASKS else self.masks
+
+
 @dataclass(frozen=True, eq=False)
 class FilePredictions:
     """What a model says of files: a row for each image, or for each slice of a volume.
@@ -80,51 +110,53 @@ class FilePredictions:
             [np.stack([self.fitting.restored(square, size) for square in of]) for of in said.swapaxes(0, 1)]
         )
 
-    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Write `predictions.csv` and, where the model makes masks, a file for each image and structure in `masks/`.
+    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+        """Write a table and, where the model makes masks, a file for each image and structure.
 
-        Returns the folder. All files are there, or none is.
+        `out` is a folder, which gets `predictions.csv` and `masks/`, or the table, `answers.csv`, beside which masks go to
+        `answers_masks/`. Returns `out`. All files are there, or none is.
 
         Raises:
             DataError: files are there already, two masks would have one name, or a format cannot be written.
             ResourceError: the disk is full or cannot be written.
 
         """
-        out = Path(folder)
-        targets = self._targets(out, overwrite)
-        new = not out.exists()
+        places = Places.of(out)
+        folder = places.folder
+        targets = self._targets(places, overwrite)
+        new = not folder.exists()
         try:
-            with written(out):
-                out.mkdir(parents=True, exist_ok=True)
-                with TemporaryDirectory(dir=out, prefix=TEMPORARY) as temporary:
-                    self._write(Path(temporary), out, targets)
+            with written(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                with TemporaryDirectory(dir=folder, prefix=TEMPORARY) as temporary:
+                    self._write(Path(temporary), places, targets)
         except FewcoreError:
-            if new and out.is_dir() and not any(out.iterdir()):
-                out.rmdir()
+            if new and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
             raise
-        return out
+        return Path(out)
 
-    def _write(self, temporary: Path, out: Path, targets: list[list[Path]]) -> None:
+    def _write(self, temporary: Path, places: Places, targets: list[list[Path]]) -> None:
         """Write all files into a temporary folder, then put them in their places; the table last."""
         moves: dict[Path, Path] = {}
         for number in range(len(self.files)) if self.structures else ():
             for mask, target, structure in zip(self.masks(number), targets[number], self.structures, strict=True):
                 # Names as they will be: a writer may go by them.
-                place = moves[target] = temporary / target.relative_to(out)
+                place = moves[target] = temporary / target.relative_to(places.folder)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 _write_mask(mask, self.files[number], place, structure)
-        table = moves[out / TABLE] = temporary / TABLE
-        table.write_text(self._table(out, targets), encoding="utf-8", newline="")
+        table = moves[places.table] = temporary / places.table.name
+        table.write_text(self._table(places.folder, targets), encoding="utf-8", newline="")
         for target, place in moves.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             place.replace(target)
 
-    def _targets(self, out: Path, overwrite: bool) -> list[list[Path]]:
+    def _targets(self, places: Places, overwrite: bool) -> list[list[Path]]:
         """Return the mask files of each file, one a structure."""
         problems: list[Problem] = []
         seen: dict[Path, str] = {}
         targets = [
-            [out / MASKS / _mask_name(file.name, structure) for structure in self.structures] for file in self.files
+            [places.masks / _mask_name(file.name, structure) for structure in self.structures] for file in self.files
         ]
         for file, masks in zip(self.files, targets, strict=True):
             if masks and not (readers.is_plain(file.name) or readers.can_write(file.name)):
@@ -134,7 +166,7 @@ class FilePredictions:
                     both = f"the same name of its mask {structure} as the mask {seen[mask]}"
                     problems.append(Problem(str(file.path), both, "different names"))
                 seen[mask] = f"{structure} of {file.path}"
-        there = [path for path in (out / TABLE, *seen) if path.exists()]
+        there = [path for path in (places.table, *seen) if path.exists()]
         if there and not overwrite:
             many = f"{there[0]}{f' and {len(there) - 1} more' if len(there) > 1 else ''}"
             problems.append(Problem(many, "there already", "new files", "type --overwrite, or another --out"))
@@ -142,7 +174,7 @@ class FilePredictions:
             raise DataError(*problems)
         return targets
 
-    def _table(self, out: Path, targets: list[list[Path]]) -> str:
+    def _table(self, folder: Path, targets: list[list[Path]]) -> str:
         text = io.StringIO()
         slices = any(file.n_slices > 1 for file in self.files)
         head = ["file", *(["slice"] if slices else [])]
@@ -150,11 +182,11 @@ class FilePredictions:
         head += [*(f"value {name}" for name in self.value_names), *(f"mask {name}" for name in self.structures)]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(map(csv_field, head))
-        for line in self._lines(out, targets, slices):
+        for line in self._lines(folder, targets, slices):
             writer.writerow(map(csv_field, line))
         return text.getvalue()
 
-    def _lines(self, out: Path, targets: list[list[Path]], slices: bool) -> Iterator[list[Any]]:
+    def _lines(self, folder: Path, targets: list[list[Path]], slices: bool) -> Iterator[list[Any]]:
         predicted = self.predicted
         first = np.searchsorted(self.rows, self.rows)
         for row, number in enumerate(self.rows.tolist()):
@@ -163,7 +195,7 @@ class FilePredictions:
                 line += [predicted[row], *map(_short, self.scores[row].tolist())]
             if self.values is not None:
                 line += map(_short, self.values[row].tolist())
-            yield [*line, *(target.relative_to(out).as_posix() for target in targets[number])]
+            yield [*line, *(target.relative_to(folder).as_posix() for target in targets[number])]
 
 
 def names_of(record: ModelRecord, made: Predictions) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -90,7 +90,12 @@ def adapt(
 @click.command()
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for predictions.csv and masks.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The table, a name that ends in .csv; or a folder, which gets predictions.csv and masks.",
+)
 @_file_options
 def predict(
     model: str,
@@ -109,16 +114,17 @@ def predict(
     first: where one cannot be used, all such are listed and nothing is written.
     """
     from fewcore.disk import check_writable
-    from fewcore.file_predictions import TABLE
+    from fewcore.file_predictions import Places
 
-    check_writable(out)
-    if (out / TABLE).exists() and not overwrite:
-        raise DataError(Problem(str(out / TABLE), "there already", "new files", "type --overwrite, or another --out"))
+    places = Places.of(out)
+    check_writable(places.folder)
+    if places.table.exists() and not overwrite:
+        raise DataError(Problem(str(places.table), "there already", "new files", "type --overwrite, or another --out"))
     with _loaded(model, "predict", stage, cells, window, device) as loaded:
-        made = loaded.predict(files, window, skip=out)
+        made = loaded.predict(files, window, skip=places.own)
     made.save(out, overwrite)
-    masks = f", {len(made.files) * len(made.structures)} masks beside it" if made.structures else ""
-    click.echo(f"predictions: {(out / TABLE).resolve()}, {len(made.files)} files{masks}")
+    masks = f", {len(made.files) * len(made.structures)} masks in {places.masks.name}" if made.structures else ""
+    click.echo(f"predictions: {places.table.resolve()}, {len(made.files)} files{masks}")
 
 
 @click.command()

@@ -59,6 +59,26 @@ def test_the_table_has_a_line_for_each_file_with_class_and_scores(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
 
 
+def test_a_name_that_ends_in_csv_is_the_table_s_own(tmp_path):
+    found = made([save(tmp_path / "a.png")], scores=np.array([[0.5, -1.0]]))
+    assert found.save(tmp_path / "new" / "answers.csv") == tmp_path / "new" / "answers.csv"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["answers.csv"]
+    assert (tmp_path / "new" / "answers.csv").read_text() == "file,class,score ill,score well\na.png,ill,0.5,-1.0\n"
+    with pytest.raises(DataError, match=r"answers\.csv: there already"):
+        found.save(tmp_path / "new" / "answers.csv")
+    (tmp_path / "folder.csv").mkdir()
+    found.save(tmp_path / "folder.csv")
+    assert (tmp_path / "folder.csv" / "predictions.csv").is_file()
+
+
+def test_masks_beside_a_table_go_to_a_folder_of_its_name(tmp_path):
+    found = made([save(tmp_path / "a.png")], masks=left_and_right(1))
+    found.save(tmp_path / "first.csv")
+    found.save(tmp_path / "second.csv")
+    assert (tmp_path / "first.csv").read_text().endswith("a.png,first_masks/a_left-lung.png,first_masks/a_heart.png\n")
+    assert {path.name for path in (tmp_path / "second_masks").iterdir()} == {"a_left-lung.png", "a_heart.png"}
+
+
 def test_values_have_columns_of_their_own(tmp_path):
     found = made([save(tmp_path / "a.png")], values=np.array([[2.5]]), value_names=("malignancy",))
     found.save(tmp_path / "out")

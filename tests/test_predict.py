@@ -179,6 +179,20 @@ def test_a_run_is_adapted_and_the_model_predicts_where_neither_run_nor_store_is(
     assert {path.suffix for path in (tmp_path / "m").rglob("*") if path.is_file()} == {".json", ".npy"}
 
 
+def test_a_table_of_its_own_name_lies_beside_the_images(place, tmp_path, command):
+    draw(tmp_path / "new", "left", "top", n=2)
+    call = ("predict", place / "others", ".", "--stage", "near", "--out", "answers.csv")
+    code, said, told = command(*call, cwd=tmp_path / "new")
+    assert (code, said) == (0, f"predictions: {tmp_path / 'new' / 'answers.csv'}, 4 files\n"), told
+    with (tmp_path / "new" / "answers.csv").open(newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [
+            f"{c}/{c}{i}.png" for c in ("left", "top") for i in (0, 1)
+        ]
+    code, _, told = command(*call, cwd=tmp_path / "new")
+    assert code == 3
+    assert told.startswith("answers.csv: there already; expected new files (type --overwrite")
+
+
 def test_a_run_with_several_models_asks_which_and_exits_2(place, command):
     code, _, told = command("adapt", "run", "--labelled", "labelled", "--out", "never", cwd=place)
     assert (code, told) == (2, "run: 2 models: protonets; knn; expected one of them (type --stage protonets)\n")
@@ -244,7 +258,7 @@ def test_a_run_names_its_store_only_where_that_is_not_the_user_s_own(place, tmp_
     assert f"the run kept it in {user_root()}: set FEWCORE_CACHE to that folder" in text
 
 
-@pytest.mark.parametrize("name", ["adapt", "predict"])
+@pytest.mark.parametrize("name", ["adapt", "predict", "export"])
 def test_help_of_the_commands_imports_no_torch(place, name):
     code = f"import sys, fewcore.cli\ntry: fewcore.cli.main(['{name}', '--help'])\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules and 'PIL' not in sys.modules"
