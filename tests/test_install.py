@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -109,11 +110,11 @@ class Environment:
 
 
 def build(folder: Path, out: Path) -> Path:
-    """Build a wheel into `out` and return it; for `tox run -e wheels` an sdist too, and the wheel from the sdist."""
+    """Build an sdist and a wheel into `out` and return the wheel; for `tox run -e wheels` the wheel is built from the sdist."""
     if DIST:
         command = [sys.executable, "-m", "build", "--outdir", str(out), str(folder)]
     else:
-        command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(out)]
+        command = [sys.executable, "-m", "hatchling", "build", "--directory", str(out)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
@@ -149,21 +150,30 @@ def environment(
     shutil.rmtree(folder)  # torch with its libraries is several gigabytes
 
 
+def files(folder: Path) -> set[str]:
+    """Return the files in a folder, relative to it, without what Python and its tools leave there."""
+    left = {"__pycache__", ".mypy_cache"}
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not left & {*p.parts}}
+
+
 def test_a_wheel_holds_the_code_the_licence_and_the_readme_and_nothing_else(wheels: dict[str, Path]) -> None:
     for folder in FOLDERS:
-        name = "fewcore" if folder == ROOT else folder.name
-        module = name.replace("-", "_")
-        code = (folder / module) if folder == ROOT else folder / "src" / module
-        shipped = [
-            path for path in code.rglob("*") if path.is_file() and not {"__pycache__", ".mypy_cache"} & {*path.parts}
-        ]
-        with zipfile.ZipFile(wheels[name]) as wheel:
-            inside = {entry for entry in wheel.namelist() if not entry.endswith("/RECORD")}
+        module = "fewcore" if folder == ROOT else folder.name.replace("-", "_")
+        code = {f"{module}/{file}" for file in files(folder / ("" if folder == ROOT else "src") / module)}
+        with zipfile.ZipFile(wheels[module.replace("_", "-")]) as wheel:
             info = f"{module}-{PROJECT['version']}.dist-info"
-            extra = {f"{info}/{file}" for file in ("METADATA", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
-            assert inside == {*extra, *(path.relative_to(code.parent).as_posix() for path in shipped)}
-            assert f"{module}/py.typed" in inside
+            said = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+            assert {*wheel.namelist()} == {*code, *(f"{info}/{file}" for file in said)}
+            assert f"{module}/py.typed" in code
             assert (folder / "README.md").read_text().strip() in wheel.read(f"{info}/METADATA").decode()
+
+
+def test_an_sdist_of_a_plugin_holds_its_pipelines_and_tests_too(wheels: dict[str, Path]) -> None:
+    for folder in FOLDERS[1:]:
+        name = f"{folder.name.replace('-', '_')}-{PROJECT['version']}"
+        with tarfile.open(wheels[folder.name].parent / f"{name}.tar.gz") as sdist:
+            inside = {*sdist.getnames()} - {f"{name}/PKG-INFO", f"{name}/.gitignore"}
+        assert inside == {f"{name}/{file}" for file in files(folder)}
 
 
 NOTHING_OF_FEWCORE = """
