@@ -12,6 +12,7 @@ OURS = {
     "fewcore-meta",
     "fewcore-propsvm",
     "fewcore-s4mtl",
+    "fewcore-slurm",
     "fewcore-tracking",
 }
 

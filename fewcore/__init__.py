@@ -33,6 +33,7 @@ from fewcore.errors import (
     Problem,
     ResourceError,
 )
+from fewcore.executors import Job, last_words
 from fewcore.hookspecs import hookimpl
 from fewcore.metrics import Comparison, Figure, MetricReport, MetricRow, Outcome, StatisticalTest, UnitScores
 from fewcore.numbered_tasks import NumberedCursor, class_by_class
@@ -127,6 +128,7 @@ __all__ = [
     "ImageSet",
     "ImageSpec",
     "Interrupted",
+    "Job",
     "LogEntry",
     "Meta",
     "MetricReport",
@@ -170,6 +172,7 @@ __all__ = [
     "hookimpl",
     "image_files",
     "independent_t",
+    "last_words",
     "load_model",
     "load_module",
     "mcnemar",

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from fewcore.errors import ResourceError
 
 LAST_WORDS = 2000
@@ -105,6 +103,8 @@ class Processes:
 
 def dealt_device(name: str, number: int) -> str:
     """Return the device of worker `number`, counted from 0: GPUs are dealt out where there are several and none is named."""
+    import torch
+
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return f"cuda:{number % n_gpus}" if n_gpus > 1 and name in ("auto", "cuda") else name
 

@@ -500,3 +500,59 @@ def fewcore_trackers() -> list[Component]:
     ```
     """
     return []
+
+
+@hookspec
+def fewcore_executors() -> list[Component]:
+    """Offer executors: components with `start(folder) -> Job`, chosen by `fewcore run --jobs N --executor`.
+
+    An executor starts a worker somewhere: the command `python -m fewcore.worker FOLDER`, on a machine that sees the
+    folder, the store and the same environment. A worker and the run that started it talk through files in the folder.
+    `n_threads` is the number of CPU threads of a worker unless --threads says. It is no stage: no key depends on it.
+
+    ```python
+    # plugin.py
+    from fewcore import Component, hookimpl
+
+    @hookimpl
+    def fewcore_executors():
+        return [Component("nice", "method:Nice", "workers that give way to all other work of this machine")]
+    ```
+    ```python
+    # method.py
+    from __future__ import annotations
+
+    import subprocess
+    import sys
+    from dataclasses import dataclass
+    from pathlib import Path
+
+    from fewcore import option
+
+
+    class NiceJob:
+        def __init__(self, process):
+            self.process = process
+
+        def ended(self) -> str:
+            code = self.process.poll()
+            return "" if code is None else f"ended with code {code}"
+
+        def end(self) -> None:
+            self.process.kill()
+            self.process.wait()
+
+
+    @dataclass(frozen=True)
+    class Nice:
+        \"\"\"Processes of this machine with a low priority.\"\"\"
+
+        level: int = option(10, "how much they give way", low=0, high=19)
+        n_threads = 1
+
+        def start(self, folder: Path) -> NiceJob:
+            command = ["nice", "-n", str(self.level), sys.executable, "-P", "-m", "fewcore.worker", str(folder)]
+            return NiceJob(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+    ```
+    """
+    return []

@@ -12,7 +12,8 @@ CONTRACT_VERSION = 1
 class Kind:
     """A kind of component: the hook that offers it, the verb it has, and what the verb makes.
 
-    `is_stage` is false for a tracker: it changes no number, so it stands in no pipeline file and in no key.
+    `option` is what chooses a tracker or an executor on the command line: they change no number, so they stand in no
+    pipeline file and in no key. It is empty for the kinds of stages.
     """
 
     name: str
@@ -20,7 +21,12 @@ class Kind:
     verb: str
     makes: str
     extra: str
-    is_stage: bool = True
+    option: str = ""
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether a pipeline file may have stages of this kind."""
+        return not self.option
 
     @property
     def label(self) -> str:
@@ -29,7 +35,7 @@ class Kind:
 
     def usage(self, component: str) -> str:
         """Return what chooses a component of this kind: a stage of a pipeline file, or an option of `fewcore run`."""
-        return f"{{{self.name}: {component}}}" if self.is_stage else f"--track {component}"
+        return f"{{{self.name}: {component}}}" if self.is_stage else f"{self.option} {component}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ KINDS: dict[str, Kind] = {
         Kind("learner", "fewcore_learners", "learn", "Predictor", "meta"),
         Kind("evaluator", "fewcore_evaluators", "evaluate", "MetricReport", "all"),
         Kind("backbone", "fewcore_backbones", "build", "Module", "meta"),
-        Kind("tracker", "fewcore_trackers", "open", "Tracking", "tracking", is_stage=False),
+        Kind("tracker", "fewcore_trackers", "open", "Tracking", "tracking", "--track"),
+        Kind("executor", "fewcore_executors", "start", "Job", "slurm", "--jobs 4 --executor"),
     )
 }
 

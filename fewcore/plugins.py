@@ -50,6 +50,7 @@ KNOWN = {
         "scratch",
         "propsvm": "clustering clustering-rf clustering-svm orient proportion-svm random-forest svm",
         "s4mtl": "conv-net s2mtl s4mtl u-mtl u-net",
+        "slurm": "slurm",
         "tracking": "mlflow tensorboard",
     }.items()
     for name in names.split()

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewcore.jobs_options import jobs_options, read_workers
 from fewcore.pipeline_options import counted, device_option, load_pipeline, pipeline_options
 from fewcore.plugins import load_registry
 
 if TYPE_CHECKING:
+    from fewcore.jobs import Jobs
     from fewcore.pipeline import Pipeline
     from fewcore.ranks import Ranks
     from fewcore.session import Session
@@ -28,6 +30,7 @@ SAME_WISH_SECONDS = 0.5
 @pipeline_options
 @device_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report. Default: runs/NAME.")
+@jobs_options
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the last digits of results depend on it.")
 @click.option(
     "--track",
@@ -51,6 +54,8 @@ def run(
     grid: tuple[str, ...],
     device: str,
     out: Path | None,
+    n_jobs: int,
+    executor: str | None,
     threads: int | None,
     tracked: tuple[str, ...],
     checkpoint_every: float,
@@ -58,7 +63,8 @@ def run(
     """Run PIPELINE: a file, or the name of one that is shipped (quickstart).
 
     Finished stages are reused; a run that was killed goes on where it was. Ctrl-C saves and ends with code 75; a second
-    Ctrl-C ends at once. The report is written to the folder --out.
+    Ctrl-C ends at once. The report is written to the folder --out. With --jobs, workers make the results of the cells of
+    matrix, repeat and --grid: each once, with the same numbers.
     """
     loaded = load_pipeline(pipeline, overrides, seed, grid)
     from fewcore.memory import keep_freed_memory
@@ -70,12 +76,13 @@ def run(
     from fewcore.tracking_choice import read_trackers
 
     trackers = read_trackers(tracked, load_registry())
-    where = device_named(local_device(device))
+    workers = read_workers(n_jobs, executor, threads, device, checkpoint_every, load_registry())
+    where = device_named(workers.own_device if workers else local_device(device))
     keep_freed_memory()
-    if threads:
+    if n_threads := workers.n_threads if workers else threads:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(n_threads)
     folder = out or Path("runs") / loaded.name
     with _stopping() as stop, joined(where, stop) as ranks, _progress(folder, ranks) as progress:
         session = Session(Store(), where, progress=progress, stop=stop, checkpoint_every=checkpoint_every, ranks=ranks)
@@ -83,12 +90,13 @@ def run(
             Runner(loaded, session).make()
             return
         with _tracking(trackers, loaded, folder, progress) as end:
-            code = _run_and_report(loaded, session, folder, progress)
+            jobs = workers.jobs(loaded, session, progress, stop) if workers else None
+            code = _run_and_report(loaded, session, folder, progress, jobs)
             end.status = "failed" if code else "finished"
     sys.exit(code)
 
 
-def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress: Any) -> int:
+def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress: Any, jobs: Jobs | None) -> int:
     """Run, write the report, print the table; returns the exit code."""
     from rich.console import Console
 
@@ -102,7 +110,7 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     from fewcore.tracking_log import closing_lines
 
     began = time.monotonic()
-    result = Runner(pipeline, session, progress.say).run()
+    result = Runner(pipeline, session, progress.say, jobs).run()
     command = shlex.join(["fewcore", *sys.argv[1:]])
     report = build_report(pipeline, session, result, command=command, seconds=time.monotonic() - began)
     write_report(report, folder)

@@ -8,17 +8,14 @@ from dataclasses import fields
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from fewcore import yaml12
-from fewcore.errors import FewcoreError, PipelineError, Problem
-from fewcore.options import read_options
+from fewcore.chosen import read_chosen
+from fewcore.errors import PipelineError, Problem
 
 if TYPE_CHECKING:
     from fewcore.pipeline import Pipeline
     from fewcore.plugins import Registry
     from fewcore.wiring import Wired
 
-SAID = re.compile(r"(?P<name>[\w.-]+(:[\w.-]+)?)(:(?P<options>\w+=.*))?", re.DOTALL)
-NEXT_OPTION = re.compile(r",(?=\w+=)")
 FILE_NAME = re.compile(r"""[/\\"]|\.[A-Za-z]""")
 """What tells the name of a file or a folder from the name of a model."""
 
@@ -38,32 +35,17 @@ def read_trackers(said: tuple[str, ...], registry: Registry) -> dict[str, Any]:
     trackers: dict[str, Any] = {}
     problems: list[Problem] = []
     for text in said:
-        found = SAID.fullmatch(text)
-        if found is None:
-            expected = "NAME, or NAME:OPTION=VALUE,OPTION=VALUE, such as mlflow:experiment=chest"
-            problems.append(Problem("--track", f"'{text}'", expected))
+        try:
+            name, tracker = read_chosen("--track", "tracker", text, "mlflow:experiment=chest", registry)
+        except PipelineError as error:
+            problems += error.problems
             continue
-        name = found["name"]
-        where = f"--track {name}"
         if name in trackers:
-            problems.append(Problem(where, "named twice", "each tracker once"))
-        trackers[name] = _tracker(where, name, found["options"] or "", registry, problems)
+            problems.append(Problem(f"--track {name}", "named twice", "each tracker once"))
+        trackers[name] = tracker
     if problems:
         raise PipelineError(*problems)
     return trackers
-
-
-def _tracker(where: str, name: str, options: str, registry: Registry, problems: list[Problem]) -> Any:
-    try:
-        cls = registry.find("tracker", name).load()
-        pairs = [pair.partition("=") for pair in NEXT_OPTION.split(options) if pair]
-        component, wrong = read_options(cls, {key: yaml12.read_value(value) for key, _, value in pairs})
-    except FewcoreError as error:
-        wrong, component = list(error.problems), None
-    for problem in wrong:
-        place = f"{where}: {problem.where}" if problem.where else where
-        problems.append(Problem(place, problem.found, problem.expected, problem.suggestion))
-    return component
 
 
 def facts_of(pipeline: Pipeline) -> dict[str, Any]:

@@ -23,6 +23,7 @@ OF_KIND = {"dataset": ("prepare",)}
 """What components may offer beside their verb: all of them, and those of one kind."""
 BUILD = ("shape", "n_outputs", "generator")
 OPEN = ("name", "folder", "facts")
+START = ("folder",)
 
 
 def target_is_a_frozen_dataclass(offer: Offer, setup: Setup) -> None:  # noqa: ARG001
@@ -122,7 +123,7 @@ def verb_asks_for_known_inputs(offer: Offer, setup: Setup) -> None:
     trial = Trial(offer, setup)
     verb, names = trial.kind.verb, list(trial.parameters)
     allowed: tuple[str, ...] = tuple(name for name in INPUTS if name != "outcomes")
-    fixed = {"backbone": BUILD, "tracker": OPEN}.get(offer.kind, ())
+    fixed = {"backbone": BUILD, "tracker": OPEN, "executor": START}.get(offer.kind, ())
     allowed = {"dataset": (), "evaluator": ("outcomes",)}.get(offer.kind, allowed)
     with_run = fixed or (*allowed, "run")
     for name, parameter in trial.parameters.items():
