@@ -16,6 +16,7 @@ from fewcore.compare_command import compare
 from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem, did_you_mean
 from fewcore.kinds import KINDS
 from fewcore.model_commands import adapt, export, predict
+from fewcore.new_command import new
 from fewcore.pipeline_options import counted, load_pipeline, pipeline_options
 from fewcore.plugins import load_registry
 from fewcore.run_command import run
@@ -166,6 +167,7 @@ cli.add_command(compare)
 cli.add_command(adapt)
 cli.add_command(predict)
 cli.add_command(export)
+cli.add_command(new)
 
 
 def main(arguments: list[str] | None = None) -> None:
