@@ -68,7 +68,7 @@ class ProtoClrModel:
         features: Tensor = self.network(images)
         for index in range(self._n_views - 1):
             assert draws is not None
-            view = distorted(images, draws.repeated(index, len(images)), self.value_range)
+            view = distorted(images, draws.repeated(index, images.shape[0]), self.value_range)
             features = features + self.network(view)
         return features / self._n_views
 

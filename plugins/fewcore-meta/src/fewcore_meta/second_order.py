@@ -71,7 +71,7 @@ def fold(x: Tensor) -> Tensor:
 
 def pool_features(z: Tensor, n_tasks: int, pools: bool) -> Tensor:
     """Return features (t, n, e) of the last map (n, t*c, h, w): flattened after max-pooling, else its mean."""
-    n = len(z)
+    n = z.shape[0]  # len() would be a constant in an exported network
     flat = z.reshape(n, n_tasks, -1) if pools else z.mean((2, 3)).view(n, n_tasks, -1)
     return flat.transpose(0, 1)
 
