@@ -137,6 +137,11 @@ def _compared(run: Run, baseline: Run, registry: Registry, choice: Choice) -> It
     places = counterparts(run, baseline)
     for theirs in run.scores.index.evaluators:
         ours = places.get(theirs.stage)
+        if ours is not None and not (theirs.models and ours.models):
+            names = tuple(dict.fromkeys(row.stage for stage, row in run.rows if stage == theirs.stage))
+            reason = f"{theirs.component} keeps no scores of tasks or images, from which tests could be made"
+            yield Refusal(run.label, baseline.label, ours.stage, names, reason)
+            continue
         every = [
             (b, a)
             for b in run.scores.judgements[theirs.stage]

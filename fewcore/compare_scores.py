@@ -11,6 +11,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from fewcore.contracts import Array
 from fewcore.disk import write_bytes
+from fewcore.errors import DataError
 from fewcore.metrics import UnitScores
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ def read_scores(path: Path) -> Scores:
             if index.format != FORMAT:
                 raise ValueError(f"format {index.format}, not {FORMAT}")
             return Scores(index, {one.stage: tuple(_judgements(whole, one)) for one in index.evaluators})
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError, RecursionError) as error:
+    except (zipfile.BadZipFile, zlib.error, DataError, LookupError, EOFError, RuntimeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
