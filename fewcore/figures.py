@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from fewcore.report import Picture, RunReport, StageRecord
 
 MOST_LINES = 24
+MOST_CURVES = 6
+"""More curves than there are colours cannot be told apart in one panel."""
 MOST_PANELS = 8
 WIDE = 6.0
 """Inches beyond which a figure has a line of the page for itself."""
@@ -131,11 +134,9 @@ def _family(title: str, family: str, keys: Sequence[str], runs: Sequence[Sequenc
         if not lines:
             continue
         series += [Series(label, x, y, thin=True, colour=index) for x, y in lines if len(lines) > 1 or len(x) >= 40]
-        same = all(np.array_equal(x, lines[0][0]) for x, _ in lines)
-        middle = [(lines[0][0], np.mean([y for _, y in lines], 0))] if same else lines
-        middle = [(x, _smooth(y) if len(lines) == 1 else y) for x, y in middle]
-        series += [Series(label, x, y, colour=index) for x, y in middle]
-        x, y = middle[0]
+        x, y = _mean_curve(lines) if len(lines) > 1 else (lines[0][0], _smooth(lines[0][1]))
+        series += [Series(label, x, y, colour=index)] if len(x) > 1 or len(lines) == 1 else []
+        x, y = (x, y) if len(x) else lines[0]
         told.append(
             f"{label} from {number(y[0], percent)} at step {int(x[0])} to {number(y[-1], percent)} at step {int(x[-1])}"
         )
@@ -149,6 +150,12 @@ def _points(run: Sequence[Mapping[str, Any]], key: str) -> tuple[Array, Array]:
     pairs = [(float(r.get("step", 0)), float(r[key])) for r in run if r.get(key) is not None]
     pairs = [(x, y) for x, y in pairs if math.isfinite(y)]
     return np.array([x for x, _ in pairs]), np.array([y for _, y in pairs])
+
+
+def _mean_curve(lines: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Return the mean of curves over the steps that all of them have: runs that stop early do not bend its end."""
+    steps = reduce(np.intersect1d, [x for x, _ in lines])
+    return steps, np.mean([y[np.searchsorted(x, steps)] for x, y in lines], 0)
 
 
 def _smooth(y: Array) -> Array:
@@ -168,13 +175,24 @@ def curve_drawings(reports: Mapping[str, MetricReport]) -> list[Drawing]:
     drawings = []
     for (evaluator, x_label, y_label), series in groups.items():
         chance = all(word in f"{x_label} {y_label}".lower() for word in ("false positive", "true positive"))
-        title = f"{evaluator}: {y_label} against {x_label}"
-        alt = f"{title} for {', '.join(one.label for one in series)}."
-        height = 3.9 if chance else 2.8
-        for start in range(0, len(series), MOST_LINES):
-            part = series[start : start + MOST_LINES]
+        common, named = _common_parts([one.label for one in series])
+        title = f"{evaluator}: {y_label} against {x_label}" + (f" ({common})" if common else "")
+        series = [replace(one, label=label) for one, label in zip(series, named, strict=True)]
+        n_panels = -(-len(series) // MOST_CURVES)
+        for members in np.array_split(np.arange(len(series)), n_panels):
+            part = [series[i] for i in members]
+            alt = f"{title} for {', '.join(one.label for one in part)}."
+            height = 3.9 if chance else 2.8
             drawings.append(plot(title, part, x_label, y_label, alt, diagonal=chance, height=height))
     return drawings
+
+
+def _common_parts(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """Return what all of several labels say, such as `roc of model, fold all 4`, and each label without it."""
+    parts = [label.split(", ") for label in labels]
+    common = [part for part in parts[0] if all(part in other for other in parts)] if len(parts) > 1 else []
+    own = [", ".join(part for part in one if part not in common) for one in parts]
+    return (", ".join(common), own) if all(own) and len(set(own)) == len(set(labels)) else ("", list(labels))
 
 
 def evaluator_drawings(reports: Mapping[str, MetricReport]) -> tuple[list[Drawing], list[str]]:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from fewcore.report import RunReport
 
 
+NAMES = {"train": "training"}
+
+
 def headline(report: RunReport) -> list[str]:
     """Return what was learnt from what, in a few sentences: the best model that saw no label, and the best that did.
 
@@ -122,7 +125,10 @@ def tiles(report: RunReport) -> list[tuple[str, str]]:
     splits = report.data.get("splits")
     shown = [
         ("images", short(report.data["images"]) if report.data.get("images") is not None else ""),
-        *((f"of them {name}", short(count)) for name, count in (splits.items() if isinstance(splits, Mapping) else ())),
+        *(
+            (f"{NAMES.get(name, name)} images", short(count))
+            for name, count in (splits.items() if isinstance(splits, Mapping) else ())
+        ),
         ("models judged", short(len({line.model for results in results_of(report) for line in results.lines}) or "")),
         ("stages computed", f"{states.count('computed')}" if states else ""),
         ("stages reused", f"{states.count('reused')}" if states.count("reused") else ""),

@@ -26,6 +26,7 @@ from fewcore.tables import (
     candidate_table,
     facts_table,
     short,
+    stage_notes,
     stage_table,
 )
 from fewcore.tests_tables import comparison_table, other_tests_table
@@ -33,7 +34,8 @@ from fewcore.tests_tables import comparison_table, other_tests_table
 if TYPE_CHECKING:
     from fewcore.report import Picture, RunReport
 
-SHEETS = {"data": "Images", "partition": "Example partitions", "tasks": "Example tasks"}
+MOST_FIGURES = 12
+"""More figures of a section than these are folded away."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,12 @@ def sections_of(report: RunReport) -> list[Section]:
         _figures(report),
         Section("choice", "Choice on validation", tables=(candidate_table(report.candidates),)),
         _learning(report),
-        Section(
-            "data",
-            "Data",
-            tables=(facts_table("Data", report.data),),
-            drawings=_told(pictures, "histogram"),
-            sheets=_sheets(pictures, "data"),
-        ),
+        _data(report),
         Section("partitions", "Example partitions", sheets=_sheets(pictures, "partition")),
         Section("tasks", "Example tasks", sheets=_sheets(pictures, "tasks")),
         Section("map", "Map of the embedding", _captions(pictures), drawings=_maps(pictures)),
         Section("models", "What the models learnt", _failed_drawings(pictures), drawings=_told(pictures, "model")),
-        Section("stages", "Stages", tables=(stage_table(report.stages),)),
+        Section("stages", "Stages", stage_notes(report.stages), tables=(stage_table(report.stages),)),
         _again(report),
     ]
     return [section for section in made if section.filled]
@@ -96,7 +92,9 @@ def _failures(report: RunReport) -> Section:
         for name, made in report.reports.items()
         if made.left_out
     ]
-    title = "Partial report: what is missing"
+    title = "Partial report: what is missing" if named else "Read with care"
+    if _leaks(report):
+        named.append(f"{report.data['split_check']}: numbers on test rows may be too good")
     return Section("missing", title, tuple(dict.fromkeys(named)), warning=True)
 
 
@@ -126,6 +124,23 @@ def _learning(report: RunReport) -> Section:
     return Section("learning", "Learning curves", (note,) if drawings else (), drawings=drawings)
 
 
+def _leaks(report: RunReport) -> bool:
+    return str(report.data.get("split_check", "")).startswith("a group is in ")
+
+
+def _data(report: RunReport) -> Section:
+    facts = {key: value for key, value in report.data.items() if key != "split_check"}
+    notes = []
+    if check := report.data.get("split_check"):
+        own = " Each image is a group of its own." if facts.get("groups") == facts.get("images") else ""
+        passed = "failed" if _leaks(report) else "passed"
+        notes.append(f"Split check {passed}: {check} (a group is a patient, an alphabet: what belongs together).{own}")
+    if any(stage.conditions for stage in report.stages):
+        notes.append("The pipeline has several cells, such as seeds or folds: this is the first.")
+    told, sheets = _told(report.pictures, "histogram"), _sheets(report.pictures, "data")
+    return Section("data", "Data", tuple(notes), (facts_table("Data", facts),), told, sheets)
+
+
 def _sheets(pictures: Sequence[Picture], kind: str) -> tuple[Sheet, ...]:
     return tuple(sheet_of(p) for p in pictures if p.kind == kind and p.images is not None and len(p.images))
 
@@ -151,9 +166,13 @@ def _captions(pictures: Sequence[Picture]) -> tuple[str, ...]:
 
 
 def _again(report: RunReport) -> Section:
-    code = [("Command", report.command)] if report.command else []
-    code += [("Pipeline, resolved", report.pipeline)] if report.pipeline else []
-    return Section("again", "Run it again", tables=(facts_table("Environment", report.environment),), code=tuple(code))
+    code = [("What was typed", report.command)] if report.command else []
+    if report.pipeline:
+        code += [("The same again, from the file beside this page", "fewcore run pipeline.yaml")]
+        code += [("pipeline.yaml, with every option", report.pipeline)]
+    note = "Results that are still in the store are not computed again; equal versions and devices give equal numbers."
+    environment = facts_table("Environment", report.environment)
+    return Section("again", "Run it again", (note,) if code else (), (environment,), code=tuple(code))
 
 
 @dataclass(frozen=True)
@@ -195,6 +214,7 @@ def page_html(page: Page) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template("report.html.j2").render(
         page=page,
+        most=MOST_FIGURES,
         version=__version__,
         style=Markup(_resource("report.css")),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file

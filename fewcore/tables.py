@@ -150,6 +150,18 @@ def stage_table(stages: Sequence[StageRecord]) -> Table:
     return Table("Stages", tuple(map(Cell, heads)), tuple(rows))
 
 
+def stage_notes(stages: Sequence[StageRecord]) -> tuple[str, ...]:
+    """Return in a sentence what became of the stages, and what the columns are."""
+    if not stages:
+        return ()
+    states = [stage.status for stage in stages]
+    told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return (
+        f"{len(stages)} stages: {told}. What is reused was in the store under its key and cost nothing now; its time and"
+        " memory are those of when it was computed.",
+    )
+
+
 def candidate_table(candidates: Sequence[Mapping[str, Any]]) -> Table:
     """Return what `select` chose from, on validation rows."""
     axes = list(dict.fromkeys(key for one in candidates for key in one.get("conditions", {})))

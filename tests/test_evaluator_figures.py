@@ -64,7 +64,7 @@ def test_a_figure_is_drawn_in_the_pages_colours_with_words_and_legend():
 def test_figures_stand_on_the_page_and_in_markdown():
     report = made(figures=(figure(), figure(title="A wide line", size=(8.0, 3.0))))
     html = render_html(report)
-    assert '<section id="figures">' in html
+    assert '<section id="figures"' in html
     assert 'aria-label="A line from 0 to 1."' in html
     assert html.count('<figure class="drawing wide">') == html.count("<figcaption>A wide line") == 1
     assert "- A line from 0 to 1." in render_markdown(report)

@@ -25,5 +25,25 @@ document.querySelectorAll("table.sorts").forEach((table) => {
     });
   });
 });
+// What is to be typed can be copied.
+document.querySelectorAll(".code").forEach((box) => {
+  const code = box.querySelector("code");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy";
+  button.textContent = "Copy";
+  button.setAttribute("aria-live", "polite");
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+    } catch {
+      getSelection().selectAllChildren(code); // a page that may not use the clipboard marks the text
+      if (!document.execCommand("copy")) return;
+    }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+  box.prepend(button);
+});
 // What is folded away on a screen must be there on paper.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => { each.open = true; }));
