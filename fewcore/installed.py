@@ -8,9 +8,11 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewcore import __version__
 from fewcore.components import Offer
 
 GROUP = "fewcore"
@@ -19,7 +21,9 @@ OURS = "fewcore"
 
 @dataclass(frozen=True)
 class FoundPlugin:
-    """An entry point of the group `fewcore`, not imported. `problem` says why its metadata cannot be read, if so."""
+    """An entry point of the group `fewcore`, not imported. `problem` says why it cannot be, if so: its metadata cannot be
+    read, or it was written for another fewcore.
+    """
 
     name: str
     value: str
@@ -115,8 +119,34 @@ def _entry_points(distribution: importlib.metadata.Distribution) -> list[FoundPl
         return []
     try:
         name, version = distribution.metadata["Name"] or "unknown", distribution.version or "unknown"
+        requires = distribution.requires or []
     except Exception:
-        name, version = "unknown", "unknown"
+        name, version, requires = "unknown", "unknown", []
     if problem:
         return [FoundPlugin(name, "", name, version, problem)]
-    return [FoundPlugin(point.name, point.value, name, version) for point in found]
+    problem = _of_another_fewcore(name, requires)
+    return [FoundPlugin(point.name, point.value, name, version, problem) for point in found]
+
+
+def _of_another_fewcore(name: str, requires: Iterable[str]) -> str:
+    """Return that a plugin asks for another fewcore than this, such as `fewcore<0.1`, or nothing.
+
+    A plugin says by this requirement for which contract it was written. pip enforces it where it installs the plugin, but
+    not where fewcore itself is upgraded later.
+    """
+    # Imported here: `import fewcore` must stay light.
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for line in requires:
+        if not re.match(r"fewcore(?![\w.-])", line, re.IGNORECASE):
+            continue
+        try:
+            asked = Requirement(line)
+        except InvalidRequirement:
+            continue
+        counts = asked.marker is None or asked.marker.evaluate({"extra": ""})
+        if counts and not asked.specifier.contains(__version__, prereleases=True):
+            needed = f"fewcore{asked.specifier}"
+            advice = f"type pip install --upgrade {name}, or pip install '{needed}'"
+            return f"was written for {needed}; found fewcore {__version__} ({advice})"
+    return ""

@@ -70,7 +70,7 @@ MAY_IMPORT = {
     "grouping": {"contracts", "errors", "metrics", "samples", "seeds", "statistics"},
     "numbered_tasks": {"contracts"},
     "protocols": {"contracts"},
-    "installed": {"components"},
+    "installed": {"__init__", "components"},
     "plugins": {"components", "errors", "hookspecs", "installed", "kinds"},
     "options": {"errors"},
     "yaml12": {"errors"},

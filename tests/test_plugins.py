@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fewcore import PluginError
+from fewcore import PluginError, __version__
 from fewcore.components import Component, Offer
 from fewcore.plugins import KNOWN, BrokenPlugin, Registry, find_plugins, load_registry
 
@@ -39,13 +39,21 @@ print(json.dumps({
 
 
 def install(
-    folder: Path, distribution: str, code: str, *, version: str = "0.2", points: str = "", **files: str
+    folder: Path,
+    distribution: str,
+    code: str,
+    *,
+    version: str = "0.2",
+    points: str = "",
+    requires: str = "",
+    **files: str,
 ) -> None:
     """Write a distribution as an installer would: a module and its dist-info."""
     module = distribution.replace("-", "_")
     info = folder / f"{module}-{version}.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    needed = f"Requires-Dist: {requires}\n" if requires else ""
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n{needed}")
     name = distribution.removeprefix("fewcore-")
     (info / "entry_points.txt").write_text(points or f"[fewcore]\n{name} = {module}\n")
     for file, text in files.items():
@@ -190,7 +198,7 @@ def test_a_clash_refuses_only_the_bare_name(tmp_path: Path) -> None:
     assert loaded(tmp_path)["broken"] == []
     assert {"fewcore-one:same", "fewcore-two:same"} <= set(loaded(tmp_path)["names"])
     script = """
-    from fewcore import PluginError
+    from fewcore import PluginError, __version__
     from fewcore.plugins import load_registry
     registry = load_registry()
     print(registry.find("partitioner", "fewcore-two:same").distribution)
@@ -207,6 +215,80 @@ def test_a_clash_refuses_only_the_bare_name(tmp_path: Path) -> None:
         "['fewcore-one', 'fewcore-two']",
         "partitioner 'same' is offered by 2 plugins; write one of: fewcore-one:same, fewcore-two:same",
     ]
+
+
+CLASHING = """
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np
+from fewcore import ImageSet, Partitions, Run
+
+@hookimpl
+def fewcore_partitioners():
+    return [Component("same", "MODULE:Same", "a partitioner")]
+
+@dataclass(frozen=True)
+class Same:
+    deterministic: ClassVar[bool] = True
+    def partition(self, images: ImageSet, run: Run) -> Partitions:
+        print("this is MODULE")
+        return Partitions(np.arange(len(images))[None] % 3, images.ids)
+"""
+COMMAND = "import sys; from fewcore.cli import main; main(sys.argv[1:])"
+
+
+def test_a_pipeline_chooses_the_component_of_a_distribution(tmp_path: Path) -> None:
+    """The bare name is refused before anything runs; with the distribution in front that component runs, and no other."""
+    for name in ("one", "two"):
+        install(tmp_path, f"fewcore-{name}", CLASHING.replace("MODULE", f"fewcore_{name}"))
+    file = tmp_path / "clash.yaml"
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = f"import sys; sys.argv[1:] = {list(arguments)!r}; {COMMAND}"
+        return python(tmp_path, script, FEWCORE_CACHE=str(tmp_path / "cache"), FEWCORE_PLUGINS="one,two")
+
+    def write(partitioner: str) -> None:
+        stages = f"  data: {{dataset: digits}}\n  parts: {{partitioner: {partitioner}}}\n"
+        file.write_text(f"fewcore: 1\nname: clash\nstages:\n{stages}")
+
+    write("same")
+    refused = command("check", str(file))
+    assert refused.returncode == 2, refused.stderr
+    assert "'same' is offered by 2 plugins; write one of: fewcore-one:same, fewcore-two:same" in refused.stderr
+    for name, other in (("one", "two"), ("two", "one")):
+        write(f"fewcore-{name}:same")
+        done = command("run", str(file), "--device", "cpu", "--out", str(tmp_path / f"run-{name}"))
+        assert done.returncode == 0, done.stderr
+        assert f"this is fewcore_{name}" in done.stdout + done.stderr
+        assert f"this is fewcore_{other}" not in done.stdout + done.stderr
+    assert command("plugins").stdout.count("clash: write fewcore-") == 2
+
+
+@pytest.mark.parametrize(
+    ("requires", "fits"),
+    [
+        ("", True),
+        ("fewcore>=0.1", True),
+        ("fewcore[meta] (>=0.1,<0.2)", True),
+        ("fewcore>=99; extra == 'dev'", True),
+        ("fewcore-meta>=99", True),
+        ("fewcore what", True),
+        ("Fewcore>=99", False),
+        ("fewcore<0.1", False),
+    ],
+)
+def test_a_plugin_that_was_written_for_another_fewcore_is_told_and_not_imported(
+    tmp_path: Path, requires: str, fits: bool
+) -> None:
+    install(tmp_path, "fewcore-late", "print('imported')" + GOOD.replace("NAME", "late"), requires=requires)
+    done = python(tmp_path, FEWCORE_PLUGINS="late")
+    assert ("imported" in done.stderr) == fits
+    found = json.loads(done.stdout)
+    assert any(offer[1] == "fewcore-late:late" for offer in found["offers"]) == fits
+    if not fits:
+        needed = requires.replace("Fewcore", "fewcore")
+        reason = f"was written for {needed}; found fewcore {__version__} (type pip install --upgrade fewcore-late, or "
+        assert found["broken"] == [["late", "fewcore-late", "0.2", f"{reason}pip install '{needed}')"]]
 
 
 def test_metadata_that_cannot_be_read_is_a_record_where_it_is_ours(tmp_path: Path) -> None:
