@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import json
 import shutil
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -183,6 +185,39 @@ def test_a_radiograph_as_dicom_gets_its_mask_as_dicom(home, tmp_path):
     assert (made.PatientID, made.StudyInstanceUID, list(made.PixelSpacing)) == ("p", "1.2.4", [0.2, 0.3])
     assert made.pixel_array.shape == truth.shape
     assert dice(made.pixel_array, truth) > 0.75
+
+
+@pytest.mark.parametrize("stage, outputs", [("u-mtl", ["scores", "masks"]), ("u-net", ["masks"])])
+def test_exported_models_make_the_same_masks_and_classes(home, tmp_path, stage, outputs):
+    rng = np.random.default_rng(8)
+    for name in ("a", "b", "c"):
+        Image.fromarray(film(rng, 32, 32)[0]).save(tmp_path / f"{name}.png")
+    model = fewcore.load_model("run", stage, device="cpu")
+    found = model.predict([tmp_path / f"{name}.png" for name in ("a", "b", "c")])
+    has_onnx = importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript")
+    made = model.export(tmp_path / ("model.onnx" if has_onnx and stage == "u-mtl" else "model.pt2"))
+    said = json.loads(made.description.read_text())
+    assert [(one["name"], one["shape"][1:]) for one in said["outputs"]] == [
+        (name, {"scores": [2], "masks": [1, 32, 32]}[name]) for name in outputs
+    ]
+    assert said["outputs"][-1]["names"] == ["bright disc"]
+    pixels = np.stack([np.asarray(Image.open(tmp_path / f"{name}.png"), np.float32)[None] / 255 for name in "abc"])
+    for count in (3, 1):
+        run = _run(made.path, pixels[:count])
+        np.testing.assert_allclose(run["masks"], found.raw_masks[:count], atol=1e-5)
+        if "scores" in outputs:
+            np.testing.assert_allclose(run["scores"], found.scores[:count], atol=1e-5)
+
+
+def _run(path: Path, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """What an exported file says of pixels (n, 1, h, w)."""
+    if path.suffix == ".onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {"pixels": pixels}), strict=True))
+    with torch.no_grad():
+        return {name: values.numpy() for name, values in torch.export.load(path).module()(torch.tensor(pixels)).items()}
 
 
 @pytest.mark.gpu
