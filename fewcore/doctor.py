@@ -77,7 +77,7 @@ def _torch(unmet: list[Unmet]) -> Finding:
         return Finding("torch", False, f"{version}; {_needs(asked)}", install)
     if error := _import_error("torch"):
         found = f"{version}, but it cannot be imported: {error}"
-        return Finding("torch", False, found, _pip("install --force-reinstall", *_torch_names(unmet)))
+        return Finding("torch", False, found, _install_again(_torch_names(unmet)))
     return Finding("torch", True, version)
 
 
@@ -94,6 +94,7 @@ def _torchvision(unmet: list[Unmet]) -> Finding:
         found += "; needs " + "; needs ".join(str(lack) for lack in lacks)
     elif version_of("torch") and not _import_error("torch") and (error := _import_error("torchvision")):
         found += f", which does not fit torch {version_of('torch')}: {error}"
+        return Finding("torchvision", False, found, _install_again(PAIR))
     else:
         return Finding("torchvision", True, found)
     return Finding("torchvision", False, found, _pip("install --upgrade", *PAIR))
@@ -136,8 +137,9 @@ def _cuda(names: tuple[str, ...]) -> Finding:
         return Finding("cuda", True, "this torch is built for the CPU only, and no NVIDIA GPU is here")
     if build is None:
         found = f"this torch is built for the CPU only, so that the GPU with NVIDIA driver {driver} is not used"
-        again = f"{_pip('uninstall --yes', *names)} && {_pip('install', *names)}"
-        return Finding("cuda", False, found, f"{again}   (on Windows, or where this changes nothing: {SELECTOR})")
+        return Finding(
+            "cuda", False, found, f"{_install_again(names)}   (on Windows, or where this changes nothing: {SELECTOR})"
+        )
     if driver is None:
         return Finding("cuda", True, f"torch is built for CUDA {build}; no NVIDIA GPU here, so --device auto is cpu")
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
@@ -192,7 +194,9 @@ def _plugins(registry: Registry, unmet: list[Unmet]) -> list[Finding]:
         other = name in released_together and version != core
         reasons = [f"made for fewcore {version}, and {core} is installed"] if other else []
         advice = _pip("install --upgrade fewcore", name) if other else _mend_plugin(name)
-        findings.append(_distribution(f"plugin {name}", name, reasons + faults.get(name, []), advice, unmet))
+        if not any((lack.by, lack.name) == (name, "fewcore") for lack in unmet):  # then it was not even tried
+            reasons += faults.get(name, [])
+        findings.append(_distribution(f"plugin {name}", name, reasons, advice, unmet))
     others = dict.fromkeys(lack.by for lack in unmet if lack.name not in PAIR)
     findings += [
         _distribution(name, name, [], "", unmet) for name in others if name not in {*versions, "fewcore", *PAIR}
@@ -239,6 +243,11 @@ def _pip(command: str, *names: str) -> str:
     if first is None or Path(first).parent != Path(sys.executable).parent:
         python = sys.executable if " " not in sys.executable else f'"{sys.executable}"'
     return " ".join([f"{python} -m pip {command}", *names])
+
+
+def _install_again(names: Iterable[str]) -> str:
+    """Return what brings another build of the same version, of which pip would say that it is there already."""
+    return f"{_pip('uninstall --yes', *names)} && {_pip('install', *names)}"
 
 
 def _private(text: str) -> str:

@@ -168,7 +168,7 @@ def test_no_torch(doctor: Doctor) -> None:
 def test_a_torch_that_cannot_be_imported(site: Path, doctor: Doctor) -> None:
     distribution(site, "torch", "2.15.0", module="raise OSError('libcudart.so.13: cannot open shared object file')")
     found = "2.15.0, but it cannot be imported: OSError: libcudart.so.13: cannot open shared object file"
-    assert doctor.bad() == {"torch": (found, f"{PIP} install --force-reinstall torch")}
+    assert doctor.bad() == {"torch": (found, f"{PIP} uninstall --yes torch && {PIP} install torch")}
 
 
 def test_timm_without_torchvision(site: Path, doctor: Doctor) -> None:
@@ -191,7 +191,8 @@ def test_a_torchvision_whose_operators_are_not_those_of_torch(site: Path, doctor
     wrong = "raise RuntimeError('operator torchvision::nms does not exist')"
     distribution(site, "torchvision", "0.30.0", ["torch"], wrong)
     found = "0.30.0, which does not fit torch 2.15.0: RuntimeError: operator torchvision::nms does not exist"
-    assert doctor.bad() == {"torchvision": (found, f"{PIP} install --upgrade torch torchvision")}
+    again = f"{PIP} uninstall --yes torch torchvision && {PIP} install torch torchvision"
+    assert doctor.bad() == {"torchvision": (found, again)}
 
 
 def test_a_local_version_of_torch_meets_its_torchvision(site: Path, doctor: Doctor) -> None:
@@ -309,7 +310,7 @@ def test_text_for_strangers_holds_no_name_and_no_home(site: Path, doctor: Doctor
         "BAD  torch: 2.15.0, but it cannot be imported: OSError: ~/lib/lost.so: cannot be opened; see /work/$USER, /janet/x"
         in lines
     )
-    assert f"     {PIP} install --force-reinstall torch" in lines
+    assert f"     {PIP} uninstall --yes torch && {PIP} install torch" in lines
     assert f"ok   cache: {tmp_path}/scratch/$USER/cache" in lines
     assert "jane/" not in done.stdout
 
