@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -79,6 +80,13 @@ def test_volumes_of_both_formats_go_through_the_steps_of_the_run(home, write_nif
     assert found.predicted == ["behind", "left"]
     alone = fewcore.load_model("model").predict(["new/series/b"])
     np.testing.assert_allclose(alone.scores[0], found.scores[1], rtol=1e-6)
+    # Exported, the model takes volumes; how they are made stays the data set's, and is said.
+    made = fewcore.load_model("model").export("model.ts")
+    assert made.difference < 1e-5
+    said = json.loads(made.description.read_text())["input"]
+    assert said["shape"] == ["n", 1, 8, 8, 8]
+    assert said["steps"][0].startswith("the steps of the data set fewcore-medical:ipmn ")
+    assert str(home) not in made.description.read_text()
 
 
 def test_volumes_of_a_data_set_without_steps_for_new_files_must_be_like_its_own(tmp_path, write_nifti):
