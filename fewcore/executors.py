@@ -66,7 +66,8 @@ class _Process:
         if code is None:
             return ""
         if code < 0:
-            return f"was killed by {signal.Signals(-code).name}"
+            known = {number.value: number.name for number in signal.Signals}
+            return f"was killed by {known.get(-code, f'signal {-code}')}"
         return f"ended with code {code}{last_words(self._said)}"
 
     def end(self) -> None:

@@ -197,6 +197,8 @@ class Jobs:
             self._free.insert(0, worker.number)
         elif not self._workers and not self._free:
             raise PluginError(f"no worker could set itself up: it {how}; expected what this process has, there too")
+        elif self._progress is not None:
+            self._progress.say(f"a worker could not set itself up: it {how}; the others go on")
         if worker.busy is None:
             return 0
         advice = "expected room for all workers (type a smaller --jobs); running again tries this once more"

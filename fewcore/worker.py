@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 SHOW_SECONDS = 0.2
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 600.0
 """After so long without a word from the process that gives out work, a worker takes it for dead, saves and ends."""
+AWAY_SECONDS = 30.0
+"""Where there is more between two looks, this process itself may have been suspended: then it waits anew."""
 
 
 def error_to_json(error: FewcoreError) -> dict[str, Any]:
@@ -95,6 +97,8 @@ class Worker:
         return self.stopping
 
     def _look(self, now: float) -> None:
+        if now - self._looked > AWAY_SECONDS:
+            self._heard = now
         self._looked = now
         for message in self.inbox.read():
             self._heard = now

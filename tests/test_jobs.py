@@ -16,17 +16,18 @@ import pytest
 import torch
 from running import SHAPES, as_json
 
-from fewcore import DataError, FewcoreError, Interrupted, PluginError, ResourceError, pipeline, plugins
+from fewcore import DataError, FewcoreError, Interrupted, PipelineError, PluginError, ResourceError, pipeline, plugins
 from fewcore.errors import Problem
 from fewcore.executors import Processes, dealt_device
 from fewcore.jobs import Jobs
+from fewcore.jobs_options import read_workers
 from fewcore.mailbox import Mailbox
 from fewcore.pipeline import Pipeline
 from fewcore.progress import Progress
 from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
-from fewcore.worker import Worker, error_from_json, error_to_json
+from fewcore.worker import PATIENCE_SECONDS, Worker, error_from_json, error_to_json
 
 CPU = torch.device("cpu")
 PLUGIN = """
@@ -296,11 +297,25 @@ def test_a_line_that_is_being_written_waits(tmp_path):
 
 
 def test_a_worker_ends_that_hears_no_more(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("fewcore.worker.time.monotonic", lambda: now[0])
     worker = Worker(tmp_path)
+    for second in range(1, 1000):
+        now[0] = 1000.0 + second
+        if second == 300:
+            Mailbox(tmp_path / "inbox.jsonl").write({"beat": True})
+        assert worker.stop() == (second > 300 + PATIENCE_SECONDS), second
+        if worker.stopping:
+            break
+    assert worker.stopping
+
+
+def test_a_worker_that_was_suspended_itself_waits_anew(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("fewcore.worker.time.monotonic", lambda: now[0])
+    worker = Worker(tmp_path)
+    now[0] += 10 * PATIENCE_SECONDS
     assert not worker.stop()
-    monkeypatch.setattr("fewcore.worker.PATIENCE_SECONDS", -1.0)
-    monkeypatch.setattr("fewcore.worker.LOOK_SECONDS", 0.0)
-    assert worker.stop()
 
 
 def test_a_worker_that_cannot_set_itself_up_ends_the_run(tmp_path, monkeypatch):
@@ -316,3 +331,31 @@ def test_gpus_are_dealt_out(monkeypatch):
     assert [dealt_device("auto", number) for number in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert dealt_device("cuda:1", 0) == "cuda:1"
     assert dealt_device("cpu", 1) == "cpu"
+
+
+def workers_of(n_jobs: int = 2, executor: str | None = None, threads: int | None = 1, device: str = "cpu"):
+    return read_workers(n_jobs, executor, threads, device, 30.0, plugins.load_registry())
+
+
+def test_what_is_said_of_workers(monkeypatch):
+    monkeypatch.setattr("fewcore.jobs_options.n_cores", lambda: 4)
+    monkeypatch.setattr("fewcore.executors.n_cores", lambda: 4)
+    assert workers_of(1) is None
+    assert workers_of(2).told() == ["up to 2 workers, 1 CPU thread each: the numbers are those of --threads 1"]
+    assert workers_of(2, threads=None).n_threads == 2
+    assert workers_of(8, threads=None).told()[1].startswith("8 x 1 threads are more than the 4 cores here")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert workers_of(2, device="auto").told()[1:] == ["the workers are dealt out over cuda:0, cuda:1"]
+    assert workers_of(2, device="cuda:1").told()[1:] == ["all workers share one GPU and its memory"]
+    assert workers_of(2, device="auto").own_device == "cuda:0"
+
+
+def test_workers_that_cannot_be(monkeypatch):
+    with pytest.raises(PipelineError, match="--executor slum: no executor named 'slum'"):
+        workers_of(2, "slum")
+    with pytest.raises(PipelineError, match="--executor: 'a b'; expected NAME, or NAME:OPTION=VALUE"):
+        workers_of(2, "a b")
+    monkeypatch.setattr("fewcore.ranks.launched", lambda: True)
+    with pytest.raises(PipelineError, match="--jobs: found beside torchrun"):
+        workers_of(2)

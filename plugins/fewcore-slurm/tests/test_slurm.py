@@ -116,6 +116,7 @@ def children(process: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds submitit's process through /proc")
 def test_a_preempted_worker_is_handed_in_again_and_goes_on(tmp_path):
     notes = tmp_path / "two-notes"
