@@ -110,7 +110,7 @@ class Forwarder:
                 return
             self._is_off = True
         self._lines.set()
-        kept = f"forwarded {self.forwarded} records; all are in {self._run.log.name}"
+        kept = f"forwarded {self.forwarded} records; all are in {self._run.log.name}: run again to forward them"
         self._say(f"tracker {self.name} is switched off: {why} ({kept})")
 
     def _work(self) -> None:

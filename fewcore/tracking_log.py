@@ -45,16 +45,15 @@ def result_lines(reports: Mapping[str, MetricReport]) -> Iterator[Line]:
 
 
 def closing_lines(path: Path, pipeline: Pipeline, session: Session, result: Result) -> Iterator[Line]:
-    """Yield what a run has to add to its log when all is done: curves that were computed elsewhere, and the results."""
+    """Yield what a run adds to its log when all is done: curves that another run or a worker computed, and the results."""
     known = known_points(path, record_start(path, heading(pipeline)))
-    reused = {n.key: n for nodes in result.nodes for n in nodes.values() if result.status.get(n.key) == "reused"}
-    for node in reused.values():
+    for node in {node.key: node for nodes in reversed(result.nodes) for node in nodes.values()}.values():
         entry = session.store.get(node.key)
         for point in entry.facts.get("records", ()) if entry is not None else ():
             stage, step = loop_label(node.title, point["loop"]), point["step"]
             if (stage, step) not in known:
                 values = {name: value for name, value in point.items() if name not in ("loop", "step")}
-                yield {"stage": stage, "step": step, "values": values, "reused": True}
+                yield {"stage": stage, "step": step, "values": values}
     yield from result_lines(result.reports)
 
 

@@ -12,16 +12,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from fewcore import Component, Interrupted, LogEntry, Offer, PipelineError, Tracking, option, tracking_forward
+from fewcore import (
+    Array,
+    Arrays,
+    Component,
+    ImageSet,
+    Interrupted,
+    LogEntry,
+    Meta,
+    Offer,
+    PipelineError,
+    Tracking,
+    option,
+    tracking_forward,
+)
 from fewcore.pipeline import check
 from fewcore.plugins import Registry, load_registry
 from fewcore.progress import Progress
 from fewcore.run import Run
+from fewcore.runner import Runner
+from fewcore.session import Session
+from fewcore.store import Store
 from fewcore.tracking_choice import facts_of, hidden_labels, read_trackers
 from fewcore.tracking_forward import Tracked, forwarding
-from fewcore.tracking_log import entry_of, heading, known_points, record_start
+from fewcore.tracking_log import closing_lines, entry_of, heading, known_points, record_start
 from fewcore.yaml12 import read
 
 TRAINED = [("curve", "maml", step, {"loss": float(step)}) for step in range(1, 6)]
@@ -103,6 +121,14 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "pipeline.yaml").write_text("fewcore: 1\n")
     (tmp_path / "report.html").write_text("<p>")
     return tmp_path
+
+
+@pytest.fixture
+def here() -> Iterator[str]:
+    """A name under which this module can be imported, as a plugin's could."""
+    sys.modules["components_of_these_tests"] = sys.modules[__name__]
+    yield "components_of_these_tests"
+    del sys.modules["components_of_these_tests"]
 
 
 @pytest.fixture
@@ -239,6 +265,55 @@ def test_names_of_files_in_axes_are_numbered(folder: Path) -> None:
     assert (shown.stage, shown.conditions) == ("maml (stages.data.path value 1): tune", {"of": "value 1"})
 
 
+class Vectors:
+    """An encoder: the pixels."""
+
+    dim = 64
+
+    def embed(self, images: ImageSet, run: Run) -> Array:
+        return images.images.reshape(len(images), -1).astype(np.float32)
+
+    def to_arrays(self) -> tuple[Arrays, Meta]:
+        return {}, {}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], meta: Meta, inputs: Mapping[str, Any]) -> Vectors:
+        return cls()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An embedder with a learning curve."""
+
+    def fit(self, images: ImageSet, run: Run) -> Vectors:
+        for step in run.loop(3):
+            run.log(loss=3.0 - step)
+        return Vectors()
+
+
+def test_a_curve_that_was_computed_elsewhere_is_added_once(tmp_path: Path, stream: io.StringIO, here: str) -> None:
+    registry = Registry(
+        (*load_registry().offers, Offer("embedder", Component("curve", f"{here}:Curve", "a curve"), "fewcore-x", "1"))
+    )
+    text = "fewcore: 1\nrepeat: {seed: [0, 1]}\nstages:\n  data: {dataset: digits}\n  embed: {embedder: curve}\n"
+    pipeline, log = check(read(text), registry), tmp_path / "log.jsonl"
+    curve = [(f"embed (seed {seed})", step, {"loss": 4.0 - step}) for seed in (0, 1) for step in (1, 2, 3)]
+
+    def closing(path: Path) -> list[Any]:
+        with Progress(path, stream=stream) as progress:
+            progress.record(heading(pipeline))
+            session = Session(Store(tmp_path / "store"), torch.device("cpu"), progress=progress)
+            lines = list(closing_lines(path, pipeline, session, Runner(pipeline, session).run()))
+            for line in lines:
+                progress.record(line)
+        return [(line["stage"], line["step"], line["values"]) for line in lines]
+
+    assert closing(log) == [], "it wrote them as they came"
+    assert len(known_points(log, 0)) == 6
+    assert sorted(closing(tmp_path / "elsewhere.jsonl")) == curve
+    assert closing(tmp_path / "elsewhere.jsonl") == []
+
+
 # ---- a tracker never stops or slows a run
 
 
@@ -259,7 +334,7 @@ def test_a_tracker_that_raises_is_switched_off_and_said_once(
     assert good.notes.of("curve") == TRAINED
     (said,) = messages(folder)
     assert said.startswith(f"tracker bad is switched off: {why} (forwarded ")
-    assert said.endswith("all are in log.jsonl)")
+    assert said.endswith("all are in log.jsonl: run again to forward them)")
     assert stream.getvalue().count("switched off") == 1
 
 
@@ -313,7 +388,7 @@ def test_a_tracker_that_cannot_keep_up_loses_nothing_of_the_record(
     assert written < 0.05 * n / 10, "the run did not wait for it"
     forwarded = int(messages(folder)[-1].split("(forwarded ")[1].split()[0])
     assert 0 < forwarded < n
-    assert messages(folder)[-1].endswith("all are in log.jsonl)")
+    assert messages(folder)[-1].endswith("all are in log.jsonl: run again to forward them)")
     with Progress(log, stream=stream) as progress:
         progress.record({"message": "again"})
         monkeypatch.setattr(tracking_forward, "EXIT_SECONDS", 30.0)
@@ -352,12 +427,10 @@ def test_telling_a_tracker_costs_a_run_microseconds(folder: Path, stream: io.Str
 
 
 @pytest.fixture
-def registry() -> Iterator[Registry]:
+def registry(here: str) -> Registry:
     """What is installed, and the notebook."""
-    sys.modules["notebook_of_tests"] = sys.modules[__name__]
-    component = Component("notebook", "notebook_of_tests:Notebook", "keeps what it gets")
-    yield Registry((*load_registry().offers, Offer("tracker", component, "fewcore-x", "1")))
-    del sys.modules["notebook_of_tests"]
+    component = Component("notebook", f"{here}:Notebook", "keeps what it gets")
+    return Registry((*load_registry().offers, Offer("tracker", component, "fewcore-x", "1")))
 
 
 def problems(registry: Registry, *said: str) -> list[str]:
@@ -378,12 +451,13 @@ def test_every_problem_is_told_at_once_with_what_to_type(registry: Registry) -> 
     assert problems(registry, "notebook:widht=3,style=3", "notebook:width=3", "note book", "notebok") == [
         "--track notebook: widht: unknown option (did you mean 'width'?)",
         "--track notebook: style: found 3; expected text",
-        "--track notebook: named twice; expected each tracker once",
         "--track notebook: width: found 3; expected at least 10",
         "--track: 'note book'; expected NAME, or NAME:OPTION=VALUE,OPTION=VALUE, such as mlflow:experiment=chest",
         problems(registry, "notebok")[0],
     ]
     assert "did you mean 'notebook'?" in problems(registry, "notebok")[0]
+    twice = "--track notebook: named twice; expected each tracker once"
+    assert problems(registry, "notebook", "notebook:width=20") == [twice]
 
 
 def test_a_tracker_that_is_not_installed_says_which_extra_has_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -111,7 +112,7 @@ class MLflow:
         for logger in ("mlflow", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)
         uri = self.uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=ready_store(uri))
         found = client.get_experiment_by_name(self.experiment)
         place = artifact_folder(uri, self.experiment)
         number = found.experiment_id if found else client.create_experiment(self.experiment, artifact_location=place)
@@ -121,6 +122,39 @@ class MLflow:
             client.log_batch(run.info.run_id, params=said[first : first + MOST_AT_ONCE])
         local = is_local(uri) and is_local(run.info.artifact_uri)
         return MLflowTracking(client, run, self.files == "always" or (self.files == "local" and local))
+
+
+def store_file(uri: str) -> Path | None:
+    """Return the file of a SQLite store; None for stores of other kinds."""
+    path = uri.removeprefix(SQLITE)
+    return None if path == uri or "?" in path or ":memory:" in path else Path(path).absolute()
+
+
+def ready_store(uri: str) -> str:
+    """Return the store by a name that no change of folder changes; the file of a SQLite store is made where it is missing.
+
+    MLflow makes its many tables in some seconds, and a file with some of them may be refused for ever: a run that ends
+    meanwhile must not leave one, and another that begins must not meet one.
+    """
+    path = store_file(uri)
+    if path is None:
+        return uri
+    if not path.exists():
+        _make_whole(path)
+    return f"{SQLITE}{path}"
+
+
+def _make_whole(path: Path) -> None:
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        MlflowClient(tracking_uri=f"{SQLITE}{part}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another run was faster
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def clean(name: str) -> str:
@@ -142,18 +176,16 @@ def artifact_folder(uri: str, experiment: str) -> str | None:
     >>> artifact_folder("sqlite:////data/all.db", "chest"), artifact_folder("https://mlflow.example.org", "chest")
     ('file:///data/mlartifacts/chest', None)
     """
-    if not uri.startswith(SQLITE):
-        return None
-    return (
-        Path(uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts" / NOT_IN_FILES.sub("-", experiment)
-    ).as_uri()
+    path = store_file(uri)
+    return None if path is None else (path.parent / "mlartifacts" / NOT_IN_FILES.sub("-", experiment)).as_uri()
 
 
 def is_local(uri: str) -> bool:
     """Return whether a store or a folder of artifacts is on this machine.
 
-    >>> is_local("sqlite:///mlflow.db"), is_local("/data/runs"), is_local("https://mlflow.example.org")
+    >>> is_local("sqlite:///mlflow.db"), is_local("/data/runs"), is_local("databricks")
     (True, True, False)
     """
     parts = urlsplit(uri)
-    return parts.scheme in ("", "file", "sqlite") and parts.hostname in (None, "localhost")
+    is_file = parts.scheme in ("file", "sqlite") or (not parts.scheme and uri.startswith(("/", ".")))
+    return is_file and parts.hostname in (None, "localhost")
