@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,7 +18,7 @@ from installing import install, python
 
 from fewcore import PipelineError, ResourceError, __version__
 from fewcore.cli import cli
-from fewcore.kinds import KINDS, STAGE_KINDS
+from fewcore.kinds import CONTRACT_VERSION, KINDS, STAGE_KINDS
 from fewcore.new_plugin import METHODS, NewPlugin, write_plugin
 from fewcore.plugins import Registry, load_registry
 
@@ -205,3 +208,74 @@ def test_the_command_says_what_to_type_next(tmp_path: Path) -> None:
         "  fewcore run pipelines/spectral.yaml",
         "the method is src/fewcore_spectral/spectral.py: make it yours",
     ]
+
+
+# ---- the page that takes a reader from nothing to a published method
+
+PAGE = Path(__file__).parent.parent / "docs" / "writing-a-plugin.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Reader:
+    """Goes through the page from its top: writes its files, and types its commands in an empty folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.site = folder.parent / "site"
+        self.is_stale = True
+        self.typed: list[str] = []
+
+    def write(self, text: str) -> None:
+        name = re.match(r"# file: (\S+)\n", text)
+        if name:
+            path = self.folder / name[1]
+            assert path.exists(), f"{name[1]} is none of the files that fewcore new writes"
+            path.write_text(text.removeprefix(name[0]))
+            self.is_stale = True
+
+    def type(self, line: str) -> str:
+        self.typed.append(line)
+        first, *rest = shlex.split(line)
+        if first == "cd":
+            self.folder /= rest[0]
+        elif line.startswith("python -m pip install -e"):
+            assert (self.folder / "pyproject.toml").exists()
+        elif first == "fewcore" and rest[0] == "new":
+            return python(self.site, self.folder, "-m", "fewcore", *rest)
+        elif line == "python -m build":
+            python(self.site, self.folder, "-m", "build", "--no-isolation")
+            names = {path.name for path in (self.folder / "dist").iterdir()}
+            assert names == {"fewcore_halves-0.1.0-py3-none-any.whl", "fewcore_halves-0.1.0.tar.gz"}
+        elif first in ("fewcore", "pytest"):
+            if self.is_stale:
+                shutil.rmtree(self.site, ignore_errors=True)
+                install(self.site, self.folder)
+                self.is_stale = False
+            return python(self.site, self.folder, "-m", first, *rest)
+        else:
+            assert first == "twine", f"the page says '{line}', which this test cannot type"
+        return ""
+
+
+def test_the_page_takes_a_reader_to_a_method_that_can_be_published(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    reader = Reader(tmp_path / "empty")
+    said = {}
+    for language, text in BLOCK.findall(PAGE.read_text()):
+        if language == "python":
+            reader.write(text)
+        elif language == "console":
+            for line in text.splitlines():
+                if line == "python -m build" and importlib.util.find_spec("build") is None:
+                    continue
+                said[line] = reader.type(line)
+    assert "passed" in said["pytest"]
+    assert "n_planes" in said["fewcore describe halves"]
+    assert "learnt" in said["fewcore run pipelines/halves.yaml"]
+    assert reader.typed[0] == "fewcore new halves --kind partitioner"
+    assert "twine upload dist/*" in reader.typed
+
+
+def test_the_page_says_which_fewcore_has_which_contract() -> None:
+    major, minor = __version__.split(".")[:2]
+    assert f"| {major}.{minor} | {CONTRACT_VERSION} |" in PAGE.read_text()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -562,3 +564,12 @@ def test_every_check_says_in_its_docstring_what_it_holds() -> None:
                                             "evaluator", "backbone") for check in checks_for(kind)}  # fmt: skip
     assert all(check.__doc__ for check in every)
     assert len({check.__name__ for check in every}) == len(every)
+
+
+def test_the_page_lists_every_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    monkeypatch.syspath_prepend(docs)
+    made = importlib.import_module("check_table").table()
+    assert made in (docs / "testing-a-plugin.md").read_text(), (
+        "run: python docs/check_table.py, and put it into the page"
+    )
