@@ -297,13 +297,22 @@ def exported_network_agrees(offer: Offer, setup: Setup) -> None:
         made = model.predict(images, Run(9))
         own = {name: getattr(made, name) for name in FIELDS if getattr(made, name) is not None}
     for said in (many, one):
-        if set(said) != set(own):
-            complain(offer, f"a network for export that makes {', '.join(said)}", f"{', '.join(own)}, as predict makes")
+        names = ", ".join(said) if isinstance(said, dict) else type(said).__name__
+        if not isinstance(said, dict) or set(said) != set(own):
+            expected = f"a dict of tensors named {', '.join(own)}, as predict makes them"
+            complain(offer, f"a network for export that makes {names}", expected, "return {'scores': scores}")
         for name, values in own.items():
-            if not isinstance(said[name], torch.Tensor) or len(said[name]) > len(values):
-                complain(offer, f"'{name}' of type {type(said[name]).__name__} of the network for export", "a tensor")
-            if _apart(values[: len(said[name])], said[name].numpy()):
-                complain(offer, f"other {name} of the network for export", "those of predict or embed")
+            count = len(pixels) if said is many else 1
+            if not isinstance(said[name], torch.Tensor) or len(said[name]) != count:
+                complain(
+                    offer, f"{name} of the network for export that are no tensor of {count} rows", "a row an image"
+                )
+            if _apart(values[:count], said[name].numpy()):
+                complain(
+                    offer,
+                    f"other {name} of the network for export",
+                    f"those of {'embed' if offer.kind == 'embedder' else 'predict'}",
+                )
 
 
 def _for_export(model: Any, spec: ImageSpec) -> nn.Module | None:
