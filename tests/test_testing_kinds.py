@@ -21,12 +21,17 @@ from fewcore import (
     MetricRow,
     Offer,
     Outcome,
+    PairedTest,
     Partitions,
     Predictions,
     Run,
     Target,
     TaskBatch,
+    UnitScores,
+    grouping,
+    mean_interval,
     option,
+    paired_comparison,
 )
 from fewcore.testing import ConformanceError, Setup, ToyEncoder, ToyStream, checks_for, toy_images
 from fewcore.testing.toys import hide
@@ -211,7 +216,7 @@ class Nothing:
 
 def test_a_result_without_what_its_kind_has() -> None:
     found = failing("embedder", Nothing, {})
-    assert found["runs_on_toys"].endswith("found int without dim; expected all of: dim, embed")
+    assert "found int without dim; expected all of: dim, embed (write dim in int)" in found["runs_on_toys"]
     assert "found fit -> typing.Any; expected the class of what it makes (Encoder)" in found["result_is_declared"]
 
 
@@ -569,6 +574,47 @@ class Evaluator:
 )
 def test_evaluators(fault: str, message: str) -> None:
     judge(failing("evaluator", Evaluator, {"fault": fault}), "report_is_sane" if fault else None, message)
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """An evaluator with paired tests, perhaps with a fault."""
+
+    fault: str = option("", "which")
+
+    def evaluate(self, outcomes: tuple[Outcome, ...], run: Run) -> MetricReport:
+        subjects = grouping.subjects_of(o for o in outcomes if o.predictions.values is not None)
+        units = {id(s): s.units({"size": np.asarray(s.first.predictions.values)[:, 0]}) for s in subjects}
+        rows = [s.row("size", mean_interval(units[id(s)].arrays["size"]), 5, which=0) for s in subjects]
+        found = []
+        for a, b, conditions in grouping.pairs_of(subjects):
+            for metric, test in self.paired_tests(units[id(a)], units[id(b)]):
+                told = replace(test, p=0.5) if self.fault == "other test" else test
+                found.append(grouping.comparison(metric, a, b, told, conditions))
+        kept = () if self.fault == "no units" else tuple(units.values())
+        return MetricReport(tuple(rows), grouping.corrected(found), units=kept)
+
+    def paired_tests(self, first: UnitScores, second: UnitScores) -> tuple[tuple[str, PairedTest], ...]:
+        return (("size", paired_comparison(first.arrays["size"], second.arrays["size"])),)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("", ""),
+        (
+            "no units",
+            "found paired_tests, and no units in the report; expected both (write MetricReport(..., units=...))",
+        ),
+        (
+            "other test",
+            "found size of first and second (paired t), which paired_tests does not make of units; expected",
+        ),
+    ],
+)
+def test_evaluators_that_compare(fault: str, message: str) -> None:
+    check = "paired_tests_follow_from_units" if fault else None
+    judge(failing("evaluator", Comparing, {"fault": fault}), check, message)
 
 
 # ---- toys

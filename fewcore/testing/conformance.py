@@ -12,7 +12,7 @@ from fewcore.components import Offer
 from fewcore.errors import PluginError, did_you_mean
 from fewcore.kinds import KINDS
 from fewcore.plugins import load_registry
-from fewcore.testing import checks, declaration, executor_checks, kind_checks, rank_checks, tracker_checks
+from fewcore.testing import checks, declaration, executor_checks, kind_checks, rank_checks, tracker_checks, unit_checks
 from fewcore.testing.toys import SHAPE
 from fewcore.testing.trial import OptionsFor, Setup
 
@@ -93,7 +93,7 @@ OF_KIND: dict[str, tuple[Check, ...]] = {
         kind_checks.exported_network_agrees,
     ),
     "learner": (kind_checks.predictions_are_announced, kind_checks.exported_network_agrees),
-    "evaluator": (kind_checks.report_is_sane,),
+    "evaluator": (kind_checks.report_is_sane, unit_checks.paired_tests_follow_from_units),
     "backbone": (kind_checks.network_keeps_its_shapes, kind_checks.forward_tasks_agrees),
     "tracker": (tracker_checks.tracking_takes_what_a_run_says, tracker_checks.tracking_may_be_empty),
     "executor": (executor_checks.worker_ends_when_it_is_told, executor_checks.worker_can_be_ended),

@@ -19,7 +19,7 @@ from fewcore.options import describe_options, json_schema, option_types, read_op
 from fewcore.testing.trial import STORED, Setup, Trial, complain
 
 HELPERS = ("sources",)
-OF_KIND = {"dataset": ("prepare",)}
+OF_KIND = {"dataset": ("prepare",), "evaluator": ("paired_tests",)}
 """What components may offer beside their verb: all of them, and those of one kind."""
 BUILD = ("shape", "n_outputs", "generator")
 OPEN = ("name", "folder", "facts")
@@ -42,7 +42,12 @@ def docstring_explains_the_method(offer: Offer, setup: Setup) -> None:  # noqa: 
     text = cls.__dict__.get("__doc__") or ""
     # @dataclass writes the signature where there is no docstring.
     if not text.strip() or text.startswith(f"{cls.__name__}("):
-        complain(offer, f"no docstring of {cls.__name__}", "what the method does, in two or three sentences")
+        complain(
+            offer,
+            f"no docstring of {cls.__name__}",
+            "what the method does, in two or three sentences",
+            '"""Say what the method does. Source: authors, title, year, DOI or arXiv."""',
+        )
     paper = offer.component.paper
     identifier = re.sub(r"^(doi|arxiv):", "", paper, flags=re.IGNORECASE)
     around = f"{text} {sys.modules[cls.__module__].__doc__ or ''}"
@@ -60,7 +65,10 @@ def options_are_described(offer: Offer, setup: Setup) -> None:
         write = f"{info.name}: int = option(3, 'what it means')"
         if info.name in RESERVED:
             complain(
-                offer, f"an option named '{info.name}'", f"none of the reserved words {', '.join(sorted(RESERVED))}"
+                offer,
+                f"an option named '{info.name}'",
+                f"none of the reserved words {', '.join(sorted(RESERVED))}",
+                f"{info.name}_: another name",
             )
         if not info.meaning:
             complain(offer, f"the option '{info.name}' without a meaning", "what it means, in one line", write)
@@ -70,7 +78,12 @@ def options_are_described(offer: Offer, setup: Setup) -> None:
             problems = read_options(cls, {**_minimal(cls, setup), info.name: _plain(info.default)})[1]
             wrong = [str(problem) for problem in problems if problem.where.partition(".")[0] == info.name]
             if wrong:
-                complain(offer, f"a default that its own type or bounds refuse: {wrong[0]}", "a default that fits")
+                complain(
+                    offer,
+                    f"a default that its own type or bounds refuse: {wrong[0]}",
+                    "a default that fits",
+                    f"option(<a value that fits>, ...) for {info.name}",
+                )
 
 
 def options_survive_a_file(offer: Offer, setup: Setup) -> None:
@@ -80,14 +93,29 @@ def options_survive_a_file(offer: Offer, setup: Setup) -> None:
     try:
         text = json.dumps(said)
     except TypeError as error:
-        complain(offer, f"options that are no JSON: {error}", "numbers, text, booleans and tuples of these")
+        complain(
+            offer,
+            f"options that are no JSON: {error}",
+            "numbers, text, booleans and tuples of these",
+            "names: tuple[str, ...] = option((), 'what they mean')",
+        )
     # JSON is YAML, so one text serves for both.
     for form, read in (("YAML", yaml12.read(text).data if said else {}), ("JSON", json.loads(text))):
         again, problems = read_options(trial.cls, read)
         if problems:
-            complain(offer, f"options that do not survive {form}: {'; '.join(map(str, problems))}", "options that do")
+            complain(
+                offer,
+                f"options that do not survive {form}: {'; '.join(map(str, problems))}",
+                "options that do",
+                "a type that a file can fill, such as int, float, str, bool or tuple[int, ...]",
+            )
         if again != trial.component:
-            complain(offer, f"{again} after a round through {form}", str(trial.component))
+            complain(
+                offer,
+                f"{again} after a round through {form}",
+                str(trial.component),
+                "a __post_init__ that checks options and changes none",
+            )
     json.dumps(json_schema(trial.cls))
 
 
@@ -101,11 +129,11 @@ def wrong_options_are_refused(offer: Offer, setup: Setup) -> None:
             if component is not None:
                 complain(offer, f"the option '{name}' ({annotation}) taking {nonsense}", "an error", f"{name}: int")
     if read_options(cls, {**minimal, "no_such_option": 1})[0] is not None:
-        complain(offer, "an unknown option taken", "an error")
+        complain(offer, "an unknown option taken", "an error", "options as fields of the dataclass, and no __init__")
 
 
 def has_one_verb(offer: Offer, setup: Setup) -> None:  # noqa: ARG001
-    """The class has the verb of its kind and, but for `sources` and a data set's `prepare`, nothing public that can be called."""
+    """The class has the verb of its kind and, but for what its kind may offer beside it, nothing public that can be called."""
     cls, verb = offer.load(), KINDS[offer.kind].verb
     if not callable(getattr(cls, verb, None)):
         complain(offer, f"no method {verb} in {cls.__name__}", "the verb of its kind", f"def {verb}(self, ...)")
@@ -128,18 +156,38 @@ def verb_asks_for_known_inputs(offer: Offer, setup: Setup) -> None:
     with_run = fixed or (*allowed, "run")
     for name, parameter in trial.parameters.items():
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            complain(offer, f"*{name} in {verb}", "every input named")
+            complain(offer, f"*{name} in {verb}", "every input named", f"def {verb}(self, images: ImageSet, run: Run)")
         if name not in with_run:
-            complain(offer, f"{verb} asking for '{name}'", f"only inputs among {', '.join(with_run)}")
+            complain(
+                offer,
+                f"{verb} asking for '{name}'",
+                f"only inputs among {', '.join(with_run)}",
+                "options of its own as fields of the dataclass",
+            )
     needed = fixed or ("run", *(["outcomes"] if offer.kind == "evaluator" else []))
     for name in needed:
         if name not in names:
-            complain(offer, f"{verb} without the parameter '{name}'", f"it, beside {', '.join(names) or 'self'}")
+            complain(
+                offer,
+                f"{verb} without the parameter '{name}'",
+                f"it, beside {', '.join(names) or 'self'}",
+                f"def {verb}(self, {', '.join((*names, name))})",
+            )
     for name in getattr(trial.cls, "monitors", ()):
         if name not in names:
-            complain(offer, f"'{name}' in monitors", f"only inputs that {verb} asks for: {', '.join(names)}")
+            complain(
+                offer,
+                f"'{name}' in monitors",
+                f"only inputs that {verb} asks for: {', '.join(names)}",
+                "monitors: ClassVar[tuple[str, ...]] = ('validation_tasks',)",
+            )
     if offer.component.needs_labels and offer.kind != "dataset" and not {"images", "validation"} & {*names}:
-        complain(offer, f"needs_labels=True, but {verb} asks for no images", "needs_labels=False, or the images")
+        complain(
+            offer,
+            f"needs_labels=True, but {verb} asks for no images",
+            "needs_labels=False, or the images",
+            f"def {verb}(self, images: ImageSet, run: Run)",
+        )
 
 
 def result_is_declared(offer: Offer, setup: Setup) -> None:
@@ -154,10 +202,18 @@ def result_is_declared(offer: Offer, setup: Setup) -> None:
         for method in ("to_arrays", "from_arrays"):
             if not callable(getattr(made, method, None)):
                 complain(
-                    offer, f"{made.__name__} without {method}", "to_arrays() and from_arrays(arrays, meta, inputs)"
+                    offer,
+                    f"{made.__name__} without {method}",
+                    "to_arrays() and from_arrays(arrays, meta, inputs)",
+                    f"def {method} in {made.__name__}",
                 )
         if getattr(made, "_is_protocol", False):
-            complain(offer, f"-> {made.__name__}, a protocol", "the concrete class, which is loaded again by its name")
+            complain(
+                offer,
+                f"-> {made.__name__}, a protocol",
+                "the concrete class, which is loaded again by its name",
+                f"def {trial.kind.verb}(...) -> the class that it makes",
+            )
 
 
 def _minimal(cls: type[Any], setup: Setup) -> dict[str, Any]:

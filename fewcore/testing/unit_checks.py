@@ -1,0 +1,55 @@
+"""The check of evaluators that compare models in pairs: their tests follow from what they keep of each task or image."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from fewcore.compare_scores import PLAIN, smallest
+from fewcore.components import Offer
+from fewcore.contracts import Array
+from fewcore.metrics import Comparison, MetricReport, UnitScores
+from fewcore.testing.trial import Setup, Trial, complain
+
+
+def paired_tests_follow_from_units(offer: Offer, setup: Setup) -> None:
+    """Each comparison of the report is made again by `paired_tests` from two of its `units`, as a run keeps them."""
+    trial = Trial(offer, setup)
+    report: MetricReport = trial.make()
+    has_tests = callable(getattr(trial.component, "paired_tests", None))
+    if not has_tests and not report.units:
+        return
+    if not has_tests:
+        complain(offer, "units, and no method paired_tests", "both", "def paired_tests(self, first, second)")
+    if not report.units:
+        complain(offer, "paired_tests, and no units in the report", "both", "MetricReport(..., units=...)")
+    units = [_kept(one) for one in report.units]
+    made = [
+        (metric, a.name, b.name, test.test, test.difference, test.p)
+        for a in units
+        for b in units
+        if a is not b and a.more == b.more and len(a) == len(b)
+        for metric, test in trial.attempt("paired_tests", functools.partial(trial.component.paired_tests, a, b))
+    ]
+    for one in report.comparisons:
+        if not any(_is(one, found) for found in made):
+            found = (
+                f"{one.metric} of {one.first} and {one.second} ({one.test}), which paired_tests does not make of units"
+            )
+            complain(offer, found, "the same difference and p", "comparisons by self.paired_tests(units[a], units[b])")
+
+
+def _kept(units: UnitScores) -> UnitScores:
+    """Return scores as they are after a file: other arrays, in full precision."""
+    arrays: dict[str, Array] = {
+        name: smallest(array).astype(PLAIN[array.dtype.kind]) for name, array in units.arrays.items()
+    }
+    facts = (units.stage, units.method, units.split, units.name, dict(units.conditions))
+    return UnitScores(*facts, arrays, dict(units.more), units.seed)
+
+
+def _is(one: Comparison, found: tuple[str, str, str, str, float, float]) -> bool:
+    metric, first, second, test, difference, p = found
+    same = (one.metric, one.first, one.second, one.test) == (metric, first, second, test)
+    return same and bool(np.allclose((one.difference, one.p), (difference, p), rtol=0, atol=1e-12, equal_nan=True))
