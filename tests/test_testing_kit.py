@@ -414,7 +414,7 @@ def test_a_broken_partitioner(
 
 def test_what_it_makes_is_what_it_declares() -> None:
     found = failing("partitioner", Other)["runs_on_toys"]
-    assert found.endswith("found partition giving Embeddings; expected Partitions, as it declares")
+    assert "found partition giving Embeddings; expected Partitions, as it declares (write -> Embeddings, or ret" in found
 
 
 def test_a_class_without_its_verb() -> None:

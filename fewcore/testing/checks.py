@@ -129,7 +129,12 @@ def result_survives_saving(offer: Offer, setup: Setup) -> None:
         first = adapted.predict(images, Run(9)).to_arrays()[0]
         second = trial.reloaded(adapted, given, "what adapt makes").predict(images, Run(9)).to_arrays()[0]
         if apart := difference(first, second):
-            complain(offer, f"{apart} after saving and loading what adapt makes", "equal predictions")
+            complain(
+                offer,
+                f"{apart} after saving and loading what adapt makes",
+                "equal predictions",
+                "all of its state in its to_arrays",
+            )
 
 
 def _says_what_it_makes(trial: Trial, value: Any, adapted: Any) -> None:
@@ -203,9 +208,16 @@ def runs_on_cuda(offer: Offer, setup: Setup) -> None:
     for name, values in expected.items():
         other = found.get(name)
         if other is None or other.shape != values.shape or other.dtype != values.dtype:
-            complain(offer, f"'{name}' {getattr(other, 'shape', 'missing')} on CUDA", f"{values.dtype} {values.shape}")
+            apart = f"'{name}' {getattr(other, 'shape', 'missing')} on CUDA"
+            write = "values.cpu().numpy() of what is computed on run.device"
+            complain(offer, apart, f"{values.dtype} {values.shape}", write)
         if values.dtype.kind == "f" and not np.array_equal(np.isfinite(values), np.isfinite(other)):
-            complain(offer, f"'{name}' not finite on CUDA", "finite numbers, as on the CPU")
+            complain(
+                offer,
+                f"'{name}' not finite on CUDA",
+                "finite numbers, as on the CPU",
+                "the same computation on run.device",
+            )
 
 
 @contextmanager

@@ -20,7 +20,12 @@ def worker_ends_when_it_is_told(offer: Offer, setup: Setup) -> None:
 
     def told(job: Any, folder: Path) -> None:
         if job.ended():
-            complain(offer, "a worker that ends before it is told", "one that waits for work")
+            complain(
+                offer,
+                "a worker that ends before it is told",
+                "one that waits for work",
+                "a worker that ends at the word of its folder's inbox alone",
+            )
         Mailbox(folder / "inbox.jsonl").write({"end": True})
 
     _tried(offer, setup, told)
@@ -47,7 +52,12 @@ def _tried(offer: Offer, setup: Setup, act: Callable[[Any, Path], None]) -> None
             until = time.monotonic() + SECONDS
             while not (how := job.ended()):
                 if time.monotonic() > until:
-                    complain(offer, f"a worker that has not ended after {SECONDS:.0f} seconds", "one that ends")
+                    complain(
+                        offer,
+                        f"a worker that has not ended after {SECONDS:.0f} seconds",
+                        "one that ends",
+                        "ended() that asks whether the process lives",
+                    )
                 time.sleep(0.05)
             if not isinstance(how, str):
                 complain(offer, f"ended() -> {how!r}", "how the worker ended, as text", "return 'ended with code 0'")

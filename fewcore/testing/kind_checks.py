@@ -41,9 +41,16 @@ def _wrong(offer: Offer, array: Any, shape: tuple[int | None, ...], what: str, d
         complain(offer, f"{what} of type {type(array).__name__}", f"a numpy array ({names})", ".cpu().numpy()")
     fits = array.ndim == len(shape) and all(s in (None, n) for s, n in zip(shape, array.shape, strict=True))
     if not fits or (dtype and str(array.dtype) != dtype):
-        complain(offer, f"{what} {array.dtype} {array.shape}", f"{dtype or 'numbers'} ({names})")
+        complain(
+            offer,
+            f"{what} {array.dtype} {array.shape}",
+            f"{dtype or 'numbers'} ({names})",
+            f"np.asarray(..., dtype='{dtype or array.dtype}') of that shape",
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        complain(offer, f"{what} with NaN or infinity", "finite numbers")
+        complain(
+            offer, f"{what} with NaN or infinity", "finite numbers", "a guard where it divides or takes logarithms"
+        )
 
 
 def _apart(first: Array, second: Array) -> bool:
@@ -62,10 +69,20 @@ def images_are_as_the_spec_says(offer: Offer, setup: Setup) -> None:
     low, high = images.spec.value_range
     least, most = float(images.images.min()), float(images.images.max())
     if not (low <= least and most <= high):
-        complain(offer, f"values from {least:g} to {most:g}", f"{low:g} to {high:g}, as the spec says")
+        complain(
+            offer,
+            f"values from {least:g} to {most:g}",
+            f"{low:g} to {high:g}, as the spec says",
+            "the true value_range into ImageSpec",
+        )
     for name, values in images.geometry.items():
         if len(values) != len(images):
-            complain(offer, f"geometry '{name}' with {len(values)} rows", f"{len(images)}, one an image")
+            complain(
+                offer,
+                f"geometry '{name}' with {len(values)} rows",
+                f"{len(images)}, one an image",
+                "arrays with a row an image",
+            )
 
 
 def splits_are_sane(offer: Offer, setup: Setup) -> None:
@@ -73,9 +90,14 @@ def splits_are_sane(offer: Offer, setup: Setup) -> None:
     images: ImageSet = Trial(offer, setup).make()
     for name, ids in images.splits.items():
         if name not in SPLITS or not len(ids):
-            complain(offer, f"the split '{name}' with {len(ids)} images", f"images in splits among {', '.join(SPLITS)}")
+            complain(
+                offer,
+                f"the split '{name}' with {len(ids)} images",
+                f"images in splits among {', '.join(SPLITS)}",
+                "splits={'train': ids, 'validation': ids, 'test': ids}",
+            )
     if images.splits and "train" not in images.splits:
-        complain(offer, f"the splits {', '.join(images.splits)}", "a split 'train'")
+        complain(offer, f"the splits {', '.join(images.splits)}", "a split 'train'", "splits={'train': ids, ...}")
 
 
 def targets_are_sane(offer: Offer, setup: Setup) -> None:
@@ -88,7 +110,12 @@ def targets_are_sane(offer: Offer, setup: Setup) -> None:
         if target.kind == "ratings" and target.scales is not None:
             inside = (target.values >= target.scales[:, 0]) & (target.values <= target.scales[:, 1])
             if not (inside | np.isnan(target.values)).all():
-                complain(offer, f"ratings '{name}' outside their scale {target.scale}", "ratings inside, or NaN")
+                complain(
+                    offer,
+                    f"ratings '{name}' outside their scale {target.scale}",
+                    "ratings inside, or NaN",
+                    "the true scale into Target, NaN where nobody rated",
+                )
 
 
 def sources_are_files(offer: Offer, setup: Setup) -> None:
@@ -99,7 +126,12 @@ def sources_are_files(offer: Offer, setup: Setup) -> None:
     listed = trial.attempt("sources", trial.component.sources)
     for path in listed:
         if not (isinstance(path, Path) and path.exists()):
-            complain(offer, f"{path!r} in sources()", "paths of files or folders that exist")
+            complain(
+                offer,
+                f"{path!r} in sources()",
+                "paths of files or folders that exist",
+                "tuple[Path, ...] of what load reads",
+            )
 
 
 def encoder_keeps_its_shapes(offer: Offer, setup: Setup) -> None:
@@ -145,19 +177,44 @@ def tasks_keep_the_contract(offer: Offer, setup: Setup) -> None:
     for batch in (stream.start().draw(8), *stream.batches()):
         if batch.n_way not in stream.n_way or batch.n_shot not in stream.n_shot:
             found = f"a {batch.n_way}-way {batch.n_shot}-shot batch"
-            complain(offer, found, f"ways {stream.n_way} and shots {stream.n_shot}, as the stream says")
+            complain(
+                offer,
+                found,
+                f"ways {stream.n_way} and shots {stream.n_shot}, as the stream says",
+                "n_way and n_shot as tuples of all that the stream draws",
+            )
         if not np.array_equal(batch.query < 0, batch.query_labels < 0):
-            complain(offer, "queries padded in rows or labels alone", "-1 in both")
+            complain(offer, "queries padded in rows or labels alone", "-1 in both", "query_labels[query < 0] = -1")
         for i, support, support_labels, query, query_labels in _labels(batch):
             rows = np.concatenate([support, query])
             if len(np.unique(rows)) < len(rows):
-                complain(offer, f"task {i} with an image twice, in support or query", "disjoint support and query")
+                complain(
+                    offer,
+                    f"task {i} with an image twice, in support or query",
+                    "disjoint support and query",
+                    "rng.permutation(rows)[: n_shot + n_query], the first n_shot for support",
+                )
             if rows.max() >= n_rows:
-                complain(offer, f"row {rows.max()} in task {i}", f"rows below {n_rows}, not ids")
+                complain(
+                    offer,
+                    f"row {rows.max()} in task {i}",
+                    f"rows below {n_rows}, not ids",
+                    "places among the stage's rows, from 0",
+                )
             if not np.array_equal(np.bincount(support_labels, minlength=batch.n_way), [batch.n_shot] * batch.n_way):
-                complain(offer, f"support labels {support_labels.tolist()}", f"{batch.n_shot} of each of {batch.n_way}")
+                complain(
+                    offer,
+                    f"support labels {support_labels.tolist()}",
+                    f"{batch.n_shot} of each of {batch.n_way}",
+                    "class_by_class(rows, tasks, n_shot)",
+                )
             if len(query_labels) and not (query_labels.min() >= 0 and query_labels.max() < batch.n_way):
-                complain(offer, f"query labels {query_labels.tolist()}", f"0 to {batch.n_way - 1}")
+                complain(
+                    offer,
+                    f"query labels {query_labels.tolist()}",
+                    f"0 to {batch.n_way - 1}",
+                    "class_by_class(rows, tasks, n_shot)",
+                )
 
 
 def tasks_are_pure(offer: Offer, setup: Setup) -> None:
@@ -172,7 +229,12 @@ def tasks_are_pure(offer: Offer, setup: Setup) -> None:
         rows, labels = np.concatenate([support, query]), np.concatenate([support_labels, query_labels])
         inside = rows.max() < every.shape[1]
         if not (inside and any(_tells_apart(parts[rows], labels) for parts in every)):
-            complain(offer, f"task {i}, whose classes no partition tells apart", "classes made of different parts")
+            complain(
+                offer,
+                f"task {i}, whose classes no partition tells apart",
+                "classes made of different parts",
+                "images of one part for each label, of one partition",
+            )
 
 
 def _tells_apart(parts: Array, labels: Array) -> bool:
@@ -188,23 +250,43 @@ def stream_obeys_its_law(offer: Offer, setup: Setup) -> None:
     stream = trial.make()
     finite = arrays_within(list(stream.batches()))
     if apart := difference(finite, arrays_within(list(stream.batches()))):
-        complain(offer, f"{apart} in two calls of batches()", "the same finite tasks every time")
+        complain(
+            offer,
+            f"{apart} in two calls of batches()",
+            "the same finite tasks every time",
+            "batches() as a function of the seed and the task numbers alone",
+        )
     first, second = stream.start(), stream.start()
     whole = first.draw(3)
     parts = [second.draw(2), second.draw(1)]
     for name in ("support", "query", "task"):
         pieces = np.concatenate([getattr(part, name) for part in parts])
         if not np.array_equal(getattr(whole, name), pieces):
-            complain(offer, f"other {name} in draw(2) and draw(1) than in draw(3)", "equal tasks from two cursors")
+            complain(
+                offer,
+                f"other {name} in draw(2) and draw(1) than in draw(3)",
+                "equal tasks from two cursors",
+                "task i as a function of the seed and i, such as numpy_generator(child_seed(seed, i))",
+            )
     first.observe(whole, np.array([0.9, 0.1, 0.5]))
     state = _through_checkpoint(dict(first.state_dict()))
     later = stream.start()
     later.load_state_dict(state)
     if apart := difference(arrays_within(first.draw(4)), arrays_within(later.draw(4))):
-        complain(offer, f"{apart} after state_dict and load_state_dict", "the tasks that would have come next")
+        complain(
+            offer,
+            f"{apart} after state_dict and load_state_dict",
+            "the tasks that would have come next",
+            "every number that draw changes into state_dict",
+        )
     again = trial.make().start()
     if apart := difference(arrays_within(whole), arrays_within(again.draw(3))):
-        complain(offer, f"{apart} in a stream made again from its recipe", "the same tasks")
+        complain(
+            offer,
+            f"{apart} in a stream made again from its recipe",
+            "the same tasks",
+            "the seed of the stream as int(run.rng.integers(2**63))",
+        )
 
 
 def _through_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +301,9 @@ def few_shot_model_keeps_its_shapes(offer: Offer, setup: Setup) -> None:
     trial = Trial(offer, setup)
     model = trial.make()
     if model.norm not in NORMS:
-        complain(offer, f"norm={model.norm!r}", f"one of {', '.join(NORMS)}")
+        complain(
+            offer, f"norm={model.norm!r}", f"one of {', '.join(NORMS)}", "norm = 'none' where there is no batch norm"
+        )
     batch, images = blind_tasks(setup.shape)
     scores = trial.attempt("classify", lambda: model.classify(batch, images, Run(9)))
     _wrong(offer, scores, (*batch.query.shape, batch.n_way), "the scores of classify", "float32")
@@ -239,11 +323,21 @@ def each_task_is_alone(offer: Offer, setup: Setup) -> None:
 
     scores = classify(batch)
     if _apart(scores[:1], classify(batch.part(0, 1))):
-        complain(offer, "scores of a task that depend on the tasks beside it", "each task on its own")
+        complain(
+            offer,
+            "scores of a task that depend on the tasks beside it",
+            "each task on its own",
+            "no mean or maximum over the axis of tasks",
+        )
     if model.norm != "transductive":
         few = replace(batch, query=batch.query[:, :2], query_labels=batch.query_labels[:, :2])
         if _apart(scores[:, :2], classify(few)):
-            complain(offer, "scores that depend on other queries", f"each query alone, since norm is {model.norm}")
+            complain(
+                offer,
+                "scores that depend on other queries",
+                f"each query alone, since norm is {model.norm}",
+                "no statistic over queries, or norm = 'transductive'",
+            )
 
 
 def predictions_are_announced(offer: Offer, setup: Setup) -> None:
@@ -273,7 +367,7 @@ def _predicted(offer: Offer, made: Any, images: ImageSet, announced: tuple[str, 
         array = getattr(made, name)
         _wrong(offer, array, (len(images), *[None] * (np.ndim(array) - 1)), name)
     if made.masks is not None and not (made.masks.min() >= 0 and made.masks.max() <= 1):
-        complain(offer, "masks outside [0, 1]", "probabilities")
+        complain(offer, "masks outside [0, 1]", "probabilities", "sigmoid of what the network makes")
 
 
 def exported_network_agrees(offer: Offer, setup: Setup) -> None:
@@ -305,13 +399,17 @@ def exported_network_agrees(offer: Offer, setup: Setup) -> None:
             count = len(pixels) if said is many else 1
             if not isinstance(said[name], torch.Tensor) or len(said[name]) != count:
                 complain(
-                    offer, f"{name} of the network for export that are no tensor of {count} rows", "a row an image"
+                    offer,
+                    f"{name} of the network for export that are no tensor of {count} rows",
+                    "a row an image",
+                    "a forward that keeps the first axis",
                 )
             if _apart(values[:count], said[name].numpy()):
                 complain(
                     offer,
                     f"other {name} of the network for export",
                     f"those of {'embed' if offer.kind == 'embedder' else 'predict'}",
+                    "in its forward what the model itself computes",
                 )
 
 
@@ -359,7 +457,12 @@ def forward_tasks_agrees(offer: Offer, setup: Setup) -> None:
         for i in range(2):
             alone = torch.func.functional_call(network, {name: values[i] for name, values in tasks.items()}, (x[i],))
             if _apart(alone.numpy(), together[i].numpy()):
-                complain(offer, f"forward_tasks up to {float((alone - together[i]).abs().max()):.2g} off", "forward's")
+                complain(
+                    offer,
+                    f"forward_tasks up to {float((alone - together[i]).abs().max()):.2g} off",
+                    "forward's",
+                    "torch.func.functional_call over the parameters of each task",
+                )
 
 
 def report_is_sane(offer: Offer, setup: Setup) -> None:
@@ -369,21 +472,43 @@ def report_is_sane(offer: Offer, setup: Setup) -> None:
     report: MetricReport = trial.make(arguments=given)
     stages = {outcome.stage: outcome.method for outcome in given["outcomes"]}
     if not report.rows and not report.left_out:
-        complain(offer, "no rows, and no model left out", "rows, or the names of the models that lack what it needs")
+        complain(
+            offer,
+            "no rows, and no model left out",
+            "rows, or the names of the models that lack what it needs",
+            "MetricReport(rows, left_out=...)",
+        )
     for row in report.rows:
         # A row of no model is the evaluator's own reference, such as a constant guess, and says so by its method.
         if stages.get(row.stage, row.stage) != row.method:
-            complain(offer, f"a row of '{row.stage}' ({row.method})", f"stage and method of an outcome: {stages}")
+            complain(
+                offer,
+                f"a row of '{row.stage}' ({row.method})",
+                f"stage and method of an outcome: {stages}",
+                "MetricRow(metric, value, ci95, n, outcome.stage, outcome.method)",
+            )
         low, high = row.ci95
         slack = 1e-9 * max(1.0, abs(row.value))
         if math.isfinite(low) and math.isfinite(high) and not low - slack <= row.value <= high + slack:
-            complain(offer, f"{row.metric} {row.value:g} outside its interval {row.ci95}", "low <= value <= high")
+            complain(
+                offer,
+                f"{row.metric} {row.value:g} outside its interval {row.ci95}",
+                "low <= value <= high",
+                "ci95=(low, high) around the value, NaN where there is none",
+            )
         if row.n < 1:
-            complain(offer, f"{row.metric} of n={row.n}", "what was counted, at least 1")
+            complain(
+                offer, f"{row.metric} of n={row.n}", "what was counted, at least 1", "n=the number of images or tasks"
+            )
         try:
             json.dumps(row.to_json())
         except TypeError as error:
             complain(offer, f"a row that is no JSON: {error}", "plain numbers and text", "float(value)")
     unknown = set(report.left_out) - set(stages)
     if unknown:
-        complain(offer, f"left_out naming {', '.join(sorted(unknown))}", f"stages among {', '.join(sorted(stages))}")
+        complain(
+            offer,
+            f"left_out naming {', '.join(sorted(unknown))}",
+            f"stages among {', '.join(sorted(stages))}",
+            "outcome.stage for the model",
+        )

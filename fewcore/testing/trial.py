@@ -44,7 +44,7 @@ class ConformanceError(AssertionError):
     """A component does not keep the contract; the message says which, what was found, and what to write."""
 
 
-def complain(offer: Offer, found: str, expected: str, write: str = "") -> NoReturn:
+def complain(offer: Offer, found: str, expected: str, write: str) -> NoReturn:
     """Raise a `ConformanceError` about a component."""
     __tracebackhide__ = True
     text = f"{KINDS[offer.kind].label} '{offer.full_name}': found {found}; expected {expected}"
@@ -162,13 +162,19 @@ class Trial:
         declared = self.hints().get("return")
         if isinstance(declared, type) and declared is not Any and not isinstance(value, declared):
             found = f"{self.kind.verb} giving {type(value).__name__}"
-            complain(self.offer, found, f"{declared.__name__}, as it declares")
+            complain(
+                self.offer,
+                found,
+                f"{declared.__name__}, as it declares",
+                f"-> {type(value).__name__}, or return a {declared.__name__}",
+            )
         for name in MEMBERS.get(self.offer.kind, ()):
             if not hasattr(value, name):
                 complain(
                     self.offer,
                     f"{type(value).__name__} without {name}",
                     f"all of: {', '.join(MEMBERS[self.offer.kind])}",
+                    f"{name} in {type(value).__name__}",
                 )
         return value
 
@@ -196,14 +202,22 @@ class Trial:
         for method in ("to_arrays", "from_arrays"):
             if not callable(getattr(value, method, None)):
                 complain(
-                    self.offer, f"{what} of type {type(value).__name__} without {method}", "to_arrays and from_arrays"
+                    self.offer,
+                    f"{what} of type {type(value).__name__} without {method}",
+                    "to_arrays and from_arrays",
+                    f"def {method} in {type(value).__name__}",
                 )
         arrays, meta = self.attempt(f"to_arrays of {what}", value.to_arrays)
         loaded = {name: self._through_file(name, array) for name, array in arrays.items()}
         try:
             meta = json.loads(json.dumps(meta, allow_nan=False))
         except (TypeError, ValueError) as error:
-            complain(self.offer, f"meta of to_arrays that is no JSON: {error}", "numbers, text, lists and mappings")
+            complain(
+                self.offer,
+                f"meta of to_arrays that is no JSON: {error}",
+                "numbers, text, lists and mappings",
+                "arrays among the arrays, plain Python values in meta",
+            )
         return self.attempt(f"from_arrays of {what}", lambda: type(value).from_arrays(loaded, meta, dict(arguments)))
 
     def _through_file(self, name: str, array: Any) -> Array:
