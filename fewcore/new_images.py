@@ -24,6 +24,8 @@ STEPS = frozenset({"grey", "fit", "bits", "max_pixels", "window", "invert", "per
 """The steps of `ImageSpec.preparation` that new files can go through."""
 MAX_PIXELS = 50_000_000
 BITS = 16
+SAME_SPACING = 0.01
+"""By which share the voxels of a file may be larger or smaller than the data set's."""
 INSIDE = 0.5
 """From which value on a pixel belongs to a mask."""
 
@@ -117,6 +119,7 @@ class Fitting:
         if slices.shape != self.spec.size or self.spec.channels != 1:
             found = " x ".join(map(str, slices.shape))
             raise Unusable(f"{found} voxels; expected {sides}, as the data set's volumes are")
+        self._check_spacing(path)
         return NewImages(self._scaled(self._from_values(slices, plain=False))[None, None], ())
 
     def restored(self, mask: Array, size: tuple[int, ...]) -> Array:
@@ -131,6 +134,17 @@ class Fitting:
                 "masks: found images that their data set cut out of the files; expected images of whole files"
             )
         return (image_files.unfitted(mask, (size[0], size[1]), self._fit) >= INSIDE).astype(np.uint8)
+
+    def _check_spacing(self, path: Path) -> None:
+        """Refuse a file that is taken in its own size, but whose voxels are of another than the data set's."""
+        wanted = self.spec.spacing
+        known = None if wanted is None else readers.spacing_of(path, path.name)
+        if wanted is None or known is None:
+            return
+        found = known[-len(wanted) :]
+        if not np.allclose(found, wanted, rtol=SAME_SPACING, atol=0):
+            sizes = (" x ".join(f"{side:.3g}" for side in sides) for sides in (found, wanted))
+            raise Unusable("voxels of {} mm; expected {} mm, as the data set's are (resample it)".format(*sizes))
 
     def _check_spec(self) -> None:
         """Refuse what new files can never become."""
@@ -154,6 +168,8 @@ class Fitting:
             if slices[0].size > how.max_pixels:
                 h, w = slices.shape[1:]
                 raise Unusable(f"{w} x {h} pixels; expected at most {how.max_pixels:,} (max_pixels)")
+            if slices[0].shape == self.spec.size:
+                self._check_spacing(path)
             found = [Image.fromarray(shares) for shares in self._from_values(slices, plain=False)]
         if self._foreign and found[0].size != self.spec.size[::-1]:
             steps, side = ", ".join(self._foreign), self.spec.size[0]

@@ -1,4 +1,4 @@
-"""Image files of other formats, read and written by what plugins offer: entry points of two groups.
+"""Image files of other formats, read and written by what plugins offer: entry points of three groups.
 
 Of the group `fewcore.readers` each is named by the end of the files' names (`nii.gz`, `dcm`) and is a function of a path that
 returns the image, (h, w), or the slices of a volume, (d, h, w), finite numbers in their own unit. It raises `DataError` where it
@@ -7,6 +7,9 @@ cannot, and says nothing of a header's content.
 Of the group `fewcore.writers` each has such a name too, and is a function `write(mask, source, target, structure)`: it writes a mask
 (d, h, w) uint8 of 0 and 1, rows and slices in the reader's order, as a file of the source's format and geometry, which may name the
 structure that it is the mask of.
+
+Of the group `fewcore.spacings` each has such a name too, and is a function of a path that returns the size of a voxel in millimetres,
+(d, h, w). Formats whose files do not say it have none.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from fewcore.contracts import Array
 from fewcore.errors import DataError
 from fewcore.image_files import SUFFIXES, Unusable
 
-READERS, WRITERS = "fewcore.readers", "fewcore.writers"
+READERS, WRITERS, SPACINGS = "fewcore.readers", "fewcore.writers", "fewcore.spacings"
 ADVICE = "NIfTI and DICOM: pip install 'fewcore[medical]'"
 
 
@@ -101,6 +104,23 @@ def read_slices(path: Path, name: str) -> Array:
     if not shaped or not np.isfinite(values).all():
         raise Unusable(f"{values.dtype} {values.shape}; expected one image, or slices, of finite numbers")
     return (values if values.ndim == 3 else values[None]).astype(np.float32)
+
+
+def spacing_of(path: Path, name: str) -> tuple[float, ...] | None:
+    """Return the size of a file's voxels in millimetres, (d, h, w); None where its format does not say it.
+
+    Raises:
+        Unusable: the plugin refuses the file.
+
+    """
+    point = _point(SPACINGS, name)
+    if point is None:
+        return None
+    measure = cast("Callable[[Path], Any]", _loaded(point, "measure of voxels"))
+    try:
+        return tuple(map(float, measure(path)))
+    except DataError as error:
+        raise Unusable("; ".join(str(problem) for problem in error.problems)) from error
 
 
 def can_write(name: str) -> bool:

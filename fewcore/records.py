@@ -101,7 +101,7 @@ class ModelRecord:
             raise TypeError("a record of other types")
         said = self.spec.preparation
         steps = () if self.data else (said.get("bits", 1), said.get("max_pixels", 1), *(said.get("window") or ()))
-        numbers = (*self.spec.size, self.spec.channels, *self.spec.value_range, *steps)
+        numbers = (*self.spec.size, self.spec.channels, *self.spec.value_range, *(self.spec.spacing or ()), *steps)
         if not all(isinstance(number, int | float) for number in numbers):
             raise TypeError("images of no sizes or values")
 

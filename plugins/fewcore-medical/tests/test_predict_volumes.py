@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -87,6 +88,23 @@ def test_volumes_of_both_formats_go_through_the_steps_of_the_run(home, write_nif
     assert said["shape"] == ["n", 1, 8, 8, 8]
     assert said["steps"][0].startswith("the steps of the data set fewcore-medical:ipmn ")
     assert str(home) not in made.description.read_text()
+
+
+def test_voxels_of_another_size_are_refused_with_the_difference(tmp_path, write_nifti):
+    # The files' voxels are of 3 x 1 x 1 mm.
+    volume_file = write_nifti(tmp_path / "a.nii.gz", np.zeros((4, 6, 6), np.int16))
+    slice_file = write_nifti(tmp_path / "b.nii", np.zeros((1, 6, 6), np.int16))
+    for size, same, other, path in (
+        ((4, 6, 6), (3.0, 1.0, 1.0), "2 x 1 x 1", volume_file),
+        ((6, 6), (1.0, 1.0), "0.5 x 0.5", slice_file),
+    ):
+        spec = ImageSpec(size, 1, (0.0, 255.0), same, {"crop": "cube"})
+        assert len(Fitting(spec, "uint8").read(path).images) == 1
+        wanted = tuple(map(float, other.split(" x ")))
+        found = " x ".join(f"{side:g}" for side in same)
+        with pytest.raises(Unusable, match=rf"voxels of {found} mm; expected {other} mm, as the data set's are"):
+            Fitting(replace(spec, spacing=wanted), "uint8").read(path)
+        assert len(Fitting(replace(spec, spacing=None), "uint8").read(path).images) == 1
 
 
 def test_volumes_of_a_data_set_without_steps_for_new_files_must_be_like_its_own(tmp_path, write_nifti):

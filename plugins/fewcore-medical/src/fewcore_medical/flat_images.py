@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from fewcore_medical.dicom import BROKEN, quiet_pydicom, raw_header, raw_pixels
 from fewcore_medical.nifti import read_nifti
 from fewcore_medical.voxel_grid import UnusableVolume, check_shape, check_values
 
+T = TypeVar("T")
 TAGS = (
     "Rows",
     "Columns",
@@ -36,6 +38,16 @@ def read_nifti_image(path: Path) -> Array:
     return _told(lambda: read_nifti(path, flat=True).values)
 
 
+def nifti_spacing(path: Path) -> tuple[float, ...]:
+    """Return the size of the voxels of a NIfTI file in millimetres, (d, h, w).
+
+    Raises:
+        DataError: the file cannot be used.
+
+    """
+    return _told(lambda: read_nifti(path, flat=True).spacing)
+
+
 def read_dicom_image(path: Path) -> Array:
     """Return the image of a DICOM file, (h, w) float32, rescaled (HU for CT), bright where its values are high.
 
@@ -48,7 +60,7 @@ def read_dicom_image(path: Path) -> Array:
     return _told(lambda: _frame(path))
 
 
-def _told(read: Callable[[], Array]) -> Array:
+def _told(read: Callable[[], T]) -> T:
     try:
         return read()
     except UnusableVolume as error:
