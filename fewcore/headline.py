@@ -121,7 +121,11 @@ def tiles(report: RunReport) -> list[tuple[str, str]]:
     states = [stage.status for stage in report.stages]
     seconds = report.environment.get("wall_seconds", sum(s.seconds for s in report.stages if s.status == "computed"))
     memory = max((stage.peak_memory_mb for stage in report.stages), default=0.0)
+    reused = states.count("reused")
     missing = states.count("failed") + states.count("missing")
+    # Rows that saw nothing, such as the share of the commonest class, are no models.
+    lines = [line for results in results_of(report) for line in results.lines]
+    judged = {line.model for line in lines if any(row.seen for row in line.values.values())}
     splits = report.data.get("splits")
     shown = [
         ("images", short(report.data["images"]) if report.data.get("images") is not None else ""),
@@ -129,9 +133,9 @@ def tiles(report: RunReport) -> list[tuple[str, str]]:
             (f"{NAMES.get(name, name)} images", short(count))
             for name, count in (splits.items() if isinstance(splits, Mapping) else ())
         ),
-        ("models judged", short(len({line.model for results in results_of(report) for line in results.lines}) or "")),
-        ("stages computed", f"{states.count('computed')}" if states else ""),
-        ("stages reused", f"{states.count('reused')}" if states.count("reused") else ""),
+        ("models judged", short(len(judged) or "")),
+        ("stages", f"{len(states)}" if states else ""),
+        ("stages reused", f"{reused}" if reused else ""),
         ("stages missing", f"{missing}" if missing else ""),
         ("this run took", clock_text(float(seconds)) if seconds else ""),
         ("most memory", f"{memory / 1024:.1f} GiB" if memory >= 1024 else f"{memory:.0f} MiB" if memory > 0 else ""),

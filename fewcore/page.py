@@ -136,7 +136,7 @@ def _data(report: RunReport) -> Section:
         passed = "failed" if _leaks(report) else "passed"
         notes.append(f"Split check {passed}: {check} (a group is a patient, an alphabet: what belongs together).{own}")
     if any(stage.conditions for stage in report.stages):
-        notes.append("The pipeline has several cells, such as seeds or folds: this is the first.")
+        notes.append("The pipeline has several cells, such as seeds or folds: the data of the first are shown.")
     told, sheets = _told(report.pictures, "histogram"), _sheets(report.pictures, "data")
     return Section("data", "Data", tuple(notes), (facts_table("Data", facts),), told, sheets)
 
@@ -170,7 +170,7 @@ def _again(report: RunReport) -> Section:
     if report.pipeline:
         code += [("The same again, from the file beside this page", "fewcore run pipeline.yaml")]
         code += [("pipeline.yaml, with every option", report.pipeline)]
-    note = "Results that are still in the store are not computed again; equal versions and devices give equal numbers."
+    note = "Results that are still in the store are not computed again; equal versions, devices and threads give equal numbers."
     environment = facts_table("Environment", report.environment)
     return Section("again", "Run it again", (note,) if code else (), (environment,), code=tuple(code))
 

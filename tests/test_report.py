@@ -21,12 +21,13 @@ from rich.console import Console
 
 from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
 from fewcore.drawing import draw
-from fewcore.figures import learning_drawings
+from fewcore.figures import curve_drawings, learning_drawings
 from fewcore.headline import headline
 from fewcore.page import render_html, render_markdown
 from fewcore.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
 from fewcore.result_tables import paper_table, results_tables
 from fewcore.sheets import sheet_of
+from fewcore.tests_tables import comparison_table
 
 HOSTILE = "<script>alert('x')</script> | `a` [b](javascript:c) \x1b[31m $\\frac{ \"q\" &lt; #"
 CURVE = {"x": [0.0, 0.2, 1.0], "y": [0.0, 0.7, 1.0], "x_label": "false positive rate", "y_label": "true positive rate"}
@@ -481,6 +482,50 @@ def test_failures_stand_first(report: RunReport) -> None:
         assert text in render_markdown(broken)
     assert "no numbers for protonets" in page.text
     assert "No evaluator has given a number." in page.text
+
+
+def test_a_group_in_two_splits_is_said_first_and_in_the_data(report: RunReport) -> None:
+    leaky = replace(report, data={**report.data, "split_check": "a group is in train and test"})
+    page = Page(render_html(leaky))
+    assert page.all("section")[0]["id"] == "missing"
+    assert "Read with care" in page.text
+    assert "a group is in train and test: numbers on test rows may be too good" in page.text
+    assert "Split check failed: a group is in train and test" in page.text
+    assert "Split check passed: no group is in two splits" in render_html(report)
+
+
+def test_what_a_reused_stage_cost_is_said_and_that_it_cost_it_then(report: RunReport) -> None:
+    text = render_markdown(report)
+    assert "2 stages: 1 computed, 1 reused." in text
+    assert "| reused | 1:15<br>when computed | 512 MB |" in text
+
+
+def test_runs_that_stop_early_do_not_bend_the_end_of_a_mean_curve(report: RunReport) -> None:
+    def curve(loss: float, n: int) -> tuple[dict[str, Any], ...]:
+        return tuple({"loop": "train", "step": step, "loss": loss} for step in range(n))
+
+    stages = tuple(stage("maml", key=key, records=curve(loss, n)) for key, loss, n in (("a", 1.0, 9), ("b", 3.0, 5)))
+    (drawing,) = learning_drawings(stages)
+    assert drawing.alt == "Learning curves of maml: loss from 2.00 at step 0 to 2.00 at step 4."
+
+
+def test_many_curves_stand_in_panels_of_six_under_what_tells_them_apart(report: RunReport) -> None:
+    names = [
+        f"roc of model, labels.share {share}, seed {seed}, fold all 4" for share in (0.1, 0.5) for seed in range(4)
+    ]
+    made = curve_drawings({"classes": MetricReport((), curves=dict.fromkeys(names, CURVE))})
+    assert [len(drawing.keys) for drawing in made] == [4, 4]
+    assert made[0].keys[0].label == "labels.share 0.1, seed 0"
+    assert made[0].title == "classes: true positive rate against false positive rate (roc of model, fold all 4)"
+
+
+def test_variants_of_one_stage_are_tested_under_their_own_names(report: RunReport) -> None:
+    pair = Comparison("dice", "model [s4mtl]", "model [u-net]", 0.1, (0.05, 0.15), 0.01, 0.02, 9, "paired t")
+    table = comparison_table(replace(report, reports={"masks": MetricReport((), (pair,))}))
+    assert table.rows[0][0].text == "s4mtl − u-net"
+    mixed = replace(pair, second="knn")
+    table = comparison_table(replace(report, reports={"masks": MetricReport((), (pair, mixed))}))
+    assert [row[0].text for row in table.rows] == ["model [s4mtl] − model [u-net]", "model [s4mtl] − knn"]
 
 
 def test_hostile_names_are_text_everywhere(report: RunReport, tmp_path: Path) -> None:
