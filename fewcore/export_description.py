@@ -89,7 +89,7 @@ def _steps(record: ModelRecord) -> list[str]:
             f"the steps of the data set {data.component} {data.version} with the options {dict(data.options)}: fewcore"
         )
         return [f"{own} predict does them, and without fewcore they must be done as its page says", last]
-    steps = [f"{name}: {said[name]} (a step of the data set)" for name in sorted(set(said) - STEPS - {"notes"})]
+    steps = [f"{name}: {said[name]} (the data set's own)" for name in sorted(set(said) - STEPS - {"notes"})]
     if said.get("window"):
         steps.append(f"of files of more than 8 bits, {said['window'][0]:g} is black and {said['window'][1]:g} white")
     elif "bits" in said:
