@@ -125,7 +125,7 @@ def tiles(report: RunReport) -> list[tuple[str, str]]:
     missing = states.count("failed") + states.count("missing")
     # Rows that saw nothing, such as the share of the commonest class, are no models.
     lines = [line for results in results_of(report) for line in results.lines]
-    judged = {line.model for line in lines if any(row.seen for row in line.values.values())}
+    judged = {line.subject for line in lines if any(row.seen for row in line.values.values())}
     splits = report.data.get("splits")
     shown = [
         ("images", short(report.data["images"]) if report.data.get("images") is not None else ""),

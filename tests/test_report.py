@@ -22,7 +22,7 @@ from rich.console import Console
 from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
 from fewcore.drawing import draw
 from fewcore.figures import curve_drawings, learning_drawings
-from fewcore.headline import headline
+from fewcore.headline import headline, tiles
 from fewcore.page import render_html, render_markdown
 from fewcore.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
 from fewcore.result_tables import paper_table, results_tables
@@ -526,6 +526,15 @@ def test_variants_of_one_stage_are_tested_under_their_own_names(report: RunRepor
     mixed = replace(pair, second="knn")
     table = comparison_table(replace(report, reports={"masks": MetricReport((), (pair, mixed))}))
     assert [row[0].text for row in table.rows] == ["model [s4mtl] − model [u-net]", "model [s4mtl] − knn"]
+
+
+def test_a_model_is_counted_once_whatever_it_is_asked(report: RunReport) -> None:
+    rows = (
+        *(row("graph", 0.8, conditions={"attribute": name}) for name in ("malignancy", "texture")),
+        *(row("model", 0.8, conditions={"stages.model": name}) for name in ("a", "b")),
+        row("majority", 0.5, seen=""),
+    )
+    assert dict(tiles(replace(report, reports={"score": MetricReport(rows)})))["models judged"] == "3"
 
 
 def test_hostile_names_are_text_everywhere(report: RunReport, tmp_path: Path) -> None:
