@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import broken
 import numpy as np
 import pytest
 import torch
@@ -33,26 +34,20 @@ from fewcore import (
     option,
     paired_comparison,
 )
-from fewcore.testing import ConformanceError, Setup, ToyEncoder, ToyStream, checks_for, toy_images
+from fewcore.testing import Setup, ToyEncoder, ToyStream, toy_images
 from fewcore.testing.toys import hide
 
 
 def failing(kind: str, cls: type[Any], options: dict[str, Any], **said: Any) -> dict[str, str]:
     offer = Offer(kind, Component("thing", f"{__name__}:{cls.__name__}", "a thing", **said), "fewcore-x", "1")
-    found = {}
-    for check in checks_for(kind):
-        if check.__name__ != "runs_on_cuda":
-            try:
-                check(offer, Setup(options=options))
-            except ConformanceError as error:
-                found[check.__name__] = str(error)
-    return found
+    return broken.failing(offer, Setup(options=options))
 
 
 def judge(found: dict[str, str], check: str | None, message: str) -> None:
     assert set(found) == ({check} if check else set()), found
     if check:
         assert message in found[check]
+        assert " (write " in found[check]
 
 
 # ---- data sets
