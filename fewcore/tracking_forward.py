@@ -102,7 +102,7 @@ class Forwarder:
 
     def give_up(self, waited: float) -> None:
         """Leave a tracker that has not ended."""
-        self._switch_off(f"not at the end of the log after {waited:.0f} seconds")
+        self._switch_off(f"still behind after {waited:.0f} seconds")
 
     def _switch_off(self, why: str) -> None:
         with self._off:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ from fewcore.run import Run
 from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
+from fewcore.testing import Setup, checks_for
 from fewcore.tracking_choice import facts_of, hidden_labels, read_trackers
 from fewcore.tracking_forward import Tracked, forwarding
 from fewcore.tracking_log import closing_lines, entry_of, heading, known_points, record_start
@@ -349,7 +351,7 @@ def test_the_end_of_a_run_waits_a_little_for_a_tracker_that_hangs(
     assert time.monotonic() - began < 5
     assert [text.split(" (")[0] for text in messages(folder)] == [
         "waiting up to 1 seconds for bad",
-        "tracker bad is switched off: not at the end of the log after 1 seconds",
+        "tracker bad is switched off: still behind after 1 seconds",
     ]
 
 
@@ -507,6 +509,24 @@ def test_a_tracker_is_told_components_and_numbers_but_no_text_of_a_data_set() ->
     }
     for name in ("Smith", "Jones"):
         assert name not in " ".join(hidden.values())
+
+
+def test_the_tracker_of_the_docs_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "tracking.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "tracker_of_the_docs.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    component = Component("best", "tracker_of_the_docs:Best", "the best accuracy")
+    for check_of_kit in checks_for("tracker"):
+        check_of_kit(Offer("tracker", component, "fewcore-of-the-docs", "1"), Setup())
+    tracking = component_of(component).open("tiny", tmp_path, {})
+    tracking.record(LogEntry("curve", "maml", 1, {"validation_accuracy": 0.75}, 0.0))
+    tracking.close("finished", ())
+    assert (tmp_path / "best.txt").read_text() == "finished: 0.750\n"
+
+
+def component_of(component: Component) -> Any:
+    return Offer("tracker", component, "fewcore-of-the-docs", "1").load()()
 
 
 def test_equal_pipelines_have_equal_headings() -> None:
