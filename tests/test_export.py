@@ -128,14 +128,14 @@ def test_the_lines_of_the_docs_need_no_fewcore(place, tmp_path):
     page = (Path(__file__).parent.parent / "docs" / "export.md").read_text()
     lines = page.partition("```python\n")[2].partition("```")[0]
     model = fewcore.load_model(place / "mine", device="cpu")
-    model.export(tmp_path / "mine.onnx")
+    model.export(tmp_path / "digits.onnx")
     expected = []
     for number, path in enumerate(sorted((place / "new").rglob("*.png"))):
-        # The page's images are squares of the model's size already, as letters are: no fitting is left to do.
+        # Squares of the model's size: no fitting is left to do.
         image = np.rint(pixels_of(model, path.parent)[number % 3, 0].numpy() * 255).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / f"{number}.png")
         expected.append(["core", "ring"][number // 3])
-    code = "import sys\nsys.modules['fewcore'] = sys.modules['torch'] = None\n" + lines.replace("SIZE", "8")
+    code = "import sys\nsys.modules['fewcore'] = sys.modules['torch'] = None\n" + lines
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()] == expected
