@@ -198,7 +198,7 @@ class Jobs:
         elif not self._workers and not self._free:
             raise PluginError(f"no worker could set itself up: it {how}; expected what this process has, there too")
         elif self._progress is not None:
-            self._progress.say(f"a worker could not set itself up: it {how}; the others go on")
+            self._progress.say(f"a worker could not set itself up: it {how}; the run goes on with one less")
         if worker.busy is None:
             return 0
         advice = "expected room for all workers (type a smaller --jobs); running again tries this once more"

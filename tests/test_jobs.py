@@ -140,14 +140,14 @@ def loaded(tmp_path: Path, text: str) -> Pipeline:
 class Ran:
     """A run, by one process or by workers, with what it said."""
 
-    def __init__(self, pipe: Pipeline, store: Path, n_jobs: int = 0, stop=lambda: False):
+    def __init__(self, pipe: Pipeline, store: Path, n_jobs: int = 0, stop=lambda: False, device: str = "cpu"):
         self.session = Session(Store(store), CPU)
         self.said: list[str] = []
         self.stream = io.StringIO()
         with Progress(stream=self.stream, first=0.0, interval=0.0) as progress:
             jobs = None
             if n_jobs:
-                more = {"n_threads": torch.get_num_threads(), "checkpoint_every": 0.0}
+                more = {"n_threads": torch.get_num_threads(), "checkpoint_every": 0.0, "device": device}
                 jobs = Jobs(pipe, self.session, Processes(), n_jobs, progress=progress, stop=stop, **more)
             self.runner = Runner(pipe, self.session, self.said.append, jobs)
             self.result = self.runner.run()
@@ -274,6 +274,16 @@ def steps_stand_still(notes: Path) -> bool:
     before = notes.read_text()
     time.sleep(1.0)
     return notes.read_text() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_workers_compute_on_a_gpu(tmp_path):
+    pipe = loaded(tmp_path, STAGES)
+    one, two = Ran(pipe, tmp_path / "one"), Ran(pipe, tmp_path / "two", 2, device="cuda")
+    assert two.result.status == one.result.status
+    made = [two.session.store.get(nodes["model"].key) for nodes in two.result.nodes]
+    assert {entry.facts["device"].partition(":")[0] for entry in made} == {"cuda"}
 
 
 def test_errors_are_the_same_on_the_other_side():
