@@ -38,7 +38,7 @@ from fewcore.run import Run
 from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
-from fewcore.testing import Setup, checks_for
+from fewcore.testing import ConformanceError, Setup, checks_for
 from fewcore.tracking_choice import facts_of, hidden_labels, read_trackers
 from fewcore.tracking_forward import Tracked, forwarding
 from fewcore.tracking_log import closing_lines, entry_of, heading, known_points, record_start
@@ -523,6 +523,49 @@ def test_the_tracker_of_the_docs_keeps_the_contract(tmp_path: Path, monkeypatch:
     tracking.record(LogEntry("curve", "maml", 1, {"validation_accuracy": 0.75}, 0.0))
     tracking.close("finished", ())
     assert (tmp_path / "best.txt").read_text() == "finished: 0.750\n"
+
+
+@dataclass(frozen=True)
+class Picky:
+    """A tracker that refuses what a run may say."""
+
+    fault: str = option("", "which")
+
+    def open(self, name: str, folder: Path, facts: Mapping[str, Any]) -> PickyTracking:
+        return PickyTracking(self.fault)
+
+
+class PickyTracking(Notes):
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def record(self, entry: LogEntry) -> None:
+        if self.fault == "names" and not entry.stage.isascii():
+            raise ValueError(f"bad name {entry.stage}")
+        if self.fault == "order" and self.entries and entry.step < self.entries[-1].step:
+            raise ValueError("a step went back")
+        super().record(entry)
+
+    def close(self, status: str, files: tuple[Path, ...]) -> None:
+        if self.fault == "files":
+            (files[0]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "check_name", "message"),
+    [
+        ("names", "tracking_takes_what_a_run_says", "bad name naïve"),
+        ("order", "tracking_takes_what_a_run_says", "a step went back"),
+        ("files", "tracking_may_be_empty", "close failed on toy inputs with IndexError"),
+    ],
+)
+def test_the_kit_finds_what_is_wrong_with_a_tracker(here: str, fault: str, check_name: str, message: str) -> None:
+    offer = Offer("tracker", Component("picky", f"{here}:Picky", "picky"), "fewcore-x", "1")
+    (wanted,) = [one for one in checks_for("tracker") if one.__name__ == check_name]
+    wanted(offer, Setup())
+    with pytest.raises(ConformanceError, match=f"tracker 'fewcore-x:picky'.*{message}"):
+        wanted(offer, Setup(options={"fault": fault}))
 
 
 def component_of(component: Component) -> Any:
