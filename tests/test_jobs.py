@@ -161,6 +161,7 @@ class Ran:
         return [str(failure) for failure in self.result.failures]
 
 
+@pytest.mark.slow
 def test_workers_make_what_one_process_makes_and_what_is_shared_once(tmp_path):
     text = STAGES + (
         "splits: {test: 0.25, validation: 0.2}\nrepeat: {seed: [0, 1]}\nmatrix: {labels.share: [0.5, 1.0]}\n"
@@ -183,6 +184,7 @@ def stored(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("results/*/*/arrays/*")}
 
 
+@pytest.mark.slow
 def test_few_shot_models_predict_in_workers_and_nothing_is_done_twice(tmp_path, monkeypatch):
     pipe = pipeline.load(SHAPES / "a.yaml", plugins.load_registry(), overrides={"repeat.seed": [0]})
     one, two = Ran(pipe, tmp_path / "one"), Ran(pipe, tmp_path / "two", 1)
@@ -217,6 +219,7 @@ def test_a_cell_that_fails_in_a_worker_is_noted_as_in_one_process(tmp_path):
     assert "ZeroDivisionError: told to" in two.session.tracebacks["model (stages.model.fails bug)"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_stage_alone(tmp_path):
     text = SHAKY.replace("{learner: shaky}", "{learner: fragile}").replace(
         "fails: ['no', bug, nan]", "killed: {a: true, b: false}"
