@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from fewcore import yaml12
-from fewcore.reporting import published_rows
+from fewcore.reports.reporting import published_rows
 
 NOT_CONDITIONS = {
     "metric",

@@ -33,7 +33,6 @@ from fewcore.errors import (
     Problem,
     ResourceError,
 )
-from fewcore.executors import Job, last_words
 from fewcore.hookspecs import hookimpl
 from fewcore.metrics import Comparison, Figure, MetricReport, MetricRow, Outcome, StatisticalTest, UnitScores
 from fewcore.numbered_tasks import NumberedCursor, class_by_class
@@ -55,12 +54,14 @@ from fewcore.seeds import (
     task_uniforms,
     torch_generator,
 )
-from fewcore.tracking import LogEntry, Tracking
+from fewcore.tracking.contract import LogEntry, Tracking
+from fewcore.workers.executors import Job, last_words
 
 if TYPE_CHECKING:
     from fewcore import grouping, image_files, readers
     from fewcore.boxes import box_figure
-    from fewcore.export import network_for_export
+    from fewcore.exporting.export import network_for_export
+    from fewcore.models.trained import load_model
     from fewcore.ranks import Ranks
     from fewcore.run import Run
     from fewcore.samples import SampleTest, independent_t, one_way_anova, pearson
@@ -83,7 +84,6 @@ if TYPE_CHECKING:
         weighted_auc,
     )
     from fewcore.tensors import Gather, load_module, module_arrays
-    from fewcore.trained import load_model
 
 _STATISTICS = (
     "Estimate",
@@ -106,7 +106,7 @@ _STATISTICS = (
 _LAZY = {"Run": "run", "Ranks": "ranks", "Gather": "tensors", "load_module": "tensors", "module_arrays": "tensors"}
 _LAZY |= dict.fromkeys(_STATISTICS, "statistics")
 _LAZY |= dict.fromkeys(("SampleTest", "independent_t", "one_way_anova", "pearson"), "samples")
-_LAZY |= {"box_figure": "boxes", "load_model": "trained", "network_for_export": "export"}
+_LAZY |= {"box_figure": "boxes", "load_model": "models.trained", "network_for_export": "exporting.export"}
 _MODULES = ("grouping", "image_files", "readers")
 
 __version__ = "0.1.0"

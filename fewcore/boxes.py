@@ -9,7 +9,7 @@ import numpy as np
 
 from fewcore.contracts import Array
 from fewcore.metrics import Figure
-from fewcore.tables import number, short, words
+from fewcore.reports.tables import number, short, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,14 +12,14 @@ from typing import Any
 import click
 
 from fewcore import __version__
-from fewcore.compare_command import compare
+from fewcore.commands.compare import compare
+from fewcore.commands.models import adapt, export, predict
+from fewcore.commands.new import new
+from fewcore.commands.pipeline_options import counted, load_pipeline, pipeline_options
+from fewcore.commands.run import run
 from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem, did_you_mean
 from fewcore.kinds import KINDS
-from fewcore.model_commands import adapt, export, predict
-from fewcore.new_command import new
-from fewcore.pipeline_options import counted, load_pipeline, pipeline_options
 from fewcore.plugins import load_registry
-from fewcore.run_command import run
 
 
 class _Commands(click.Group):

@@ -506,7 +506,7 @@ def fewcore_trackers() -> list[Component]:
 def fewcore_executors() -> list[Component]:
     """Offer executors: components with `start(folder) -> Job`, chosen by `fewcore run --jobs N --executor`.
 
-    An executor starts a worker somewhere: the command `python -m fewcore.worker FOLDER`, on a machine that sees the
+    An executor starts a worker somewhere: the command `python -m fewcore.workers.worker FOLDER`, on a machine that sees the
     folder, the store and the same environment. A worker and the run that started it talk through files in the folder.
     `n_threads` is the number of CPU threads of a worker unless --threads says. It is no stage: no key depends on it.
 
@@ -551,7 +551,7 @@ def fewcore_executors() -> list[Component]:
         n_threads = 1
 
         def start(self, folder: Path) -> NiceJob:
-            command = ["nice", "-n", str(self.level), sys.executable, "-P", "-m", "fewcore.worker", str(folder)]
+            command = ["nice", "-n", str(self.level), sys.executable, "-P", "-m", "fewcore.workers.worker", str(folder)]
             return NiceJob(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
     ```
     """

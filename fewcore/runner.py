@@ -18,10 +18,10 @@ from fewcore.outcomes import MODELS, Judged, counted_once, outcomes_of
 from fewcore.pipeline import Pipeline
 from fewcore.session import NOT_STORED, Session
 from fewcore.wiring import CLASSES, Wired
-from fewcore.work import Work, predictions, results
+from fewcore.workers.work import Work, predictions, results
 
 if TYPE_CHECKING:
-    from fewcore.jobs import Jobs
+    from fewcore.workers.jobs import Jobs
 
 Group = tuple[str, str, str]
 """A model's stage with the matrix and repeat values, as JSON, among which `select` chooses one candidate."""

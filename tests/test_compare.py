@@ -18,12 +18,12 @@ from running import SMALL, Ran, load_text
 
 from fewcore import DataError, MetricReport, PipelineError, UnitScores
 from fewcore.cli import cli
-from fewcore.compare import Choice, compare
-from fewcore.compare_report import json_text, notes, show, to_json, write_comparison
-from fewcore.compare_runs import read_runs
-from fewcore.compare_scores import FILE, archive, read_scores, smallest, write_scores
-from fewcore.report import metrics_json
-from fewcore.reporting import build_report
+from fewcore.comparing.compare import Choice, compare
+from fewcore.comparing.report import json_text, notes, show, to_json, write_comparison
+from fewcore.comparing.runs import read_runs
+from fewcore.comparing.scores import FILE, archive, read_scores, smallest, write_scores
+from fewcore.reports.report import metrics_json
+from fewcore.reports.reporting import build_report
 
 FEW_SHOT = """
 name: few
@@ -433,7 +433,7 @@ def test_hostile_arrays_are_refused(made, tmp_path, arrays):
 def test_what_says_that_it_holds_more_than_a_machine_is_not_unpacked(made, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(made["few"], folder)
-    monkeypatch.setattr("fewcore.compare_scores.MOST_BYTES", 1_000_000)
+    monkeypatch.setattr("fewcore.comparing.scores.MOST_BYTES", 1_000_000)
     (folder / FILE).write_bytes(with_arrays(folder / FILE, [npy(np.zeros(500_000))] * 2))
     with pytest.raises(DataError, match="cannot be read"):
         read_runs([folder, made["a"]])

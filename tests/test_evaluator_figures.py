@@ -25,9 +25,9 @@ from fewcore import (
     grouping,
     one_way_anova,
 )
-from fewcore.figures import evaluator_drawings
-from fewcore.page import render_html, render_markdown
-from fewcore.report import RunReport, metrics_json, write_report
+from fewcore.reports.figures import evaluator_drawings
+from fewcore.reports.page import render_html, render_markdown
+from fewcore.reports.report import RunReport, metrics_json, write_report
 from fewcore.session import Session
 from fewcore.store import Store
 

@@ -20,8 +20,8 @@ import fewcore
 from fewcore import DataError, NumericalError, PipelineError, PluginError, ResourceError, export_formats
 from fewcore.cli import main
 from fewcore.contracts import ImageSpec
-from fewcore.export import entering, network_for_export
-from fewcore.new_images import Fitting
+from fewcore.exporting.export import entering, network_for_export
+from fewcore.models.new_images import Fitting
 
 GIST = """
   gist:  {embedder: gist}
@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory):
         yield home
 
 
-def pixels_of(model: fewcore.trained.TrainedModel, folder: Path) -> torch.Tensor:
+def pixels_of(model: fewcore.models.trained.TrainedModel, folder: Path) -> torch.Tensor:
     """The images of a folder as the description says: prepared, divided by 255."""
     fitting = Fitting(model.record.spec, model.record.dtype)
     images = [fitting.read(path).images for path in sorted(folder.rglob("*.png"))]
@@ -214,7 +214,9 @@ class Wrong(nn.Module):
 @pytest.mark.parametrize("how", ["shifted", "not numbers", "one batch", "other shape", "other name"])
 def test_a_file_that_says_something_else_is_not_kept(place, tmp_path, monkeypatch, how):
     model = fewcore.load_model(place / "mine", device="cpu")
-    monkeypatch.setattr("fewcore.trained.network_for_export", lambda *given: Wrong(network_for_export(*given), how))
+    monkeypatch.setattr(
+        "fewcore.models.trained.network_for_export", lambda *given: Wrong(network_for_export(*given), how)
+    )
     with pytest.raises(NumericalError, match="It was not kept") as caught:
         model.export(tmp_path / "a.ts")
     assert caught.value.exit_code == 6
@@ -227,7 +229,7 @@ def test_a_network_that_a_format_cannot_hold_is_told_with_the_others(place, tmp_
             return {"scores": torch.from_numpy(np.fft.fft2(pixels.numpy()).real)}
 
     model = fewcore.load_model(place / "mine", device="cpu")
-    monkeypatch.setattr("fewcore.trained.network_for_export", lambda *given: Python())
+    monkeypatch.setattr("fewcore.models.trained.network_for_export", lambda *given: Python())
     text = refusal(PluginError, lambda: model.export(tmp_path / "a.pt2"))
     assert "a network that torch.export cannot hold" in text
     assert "try .onnx or .ts" in text

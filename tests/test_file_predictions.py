@@ -11,10 +11,10 @@ from PIL import Image
 
 from fewcore import DataError, Predictions, ResourceError, Run
 from fewcore.contracts import ImageSpec
-from fewcore.file_predictions import FilePredictions
-from fewcore.new_files import listed, read_all
-from fewcore.new_images import Fitting
-from fewcore.records import ModelRecord, Recipe
+from fewcore.models.file_predictions import FilePredictions
+from fewcore.models.new_files import listed, read_all
+from fewcore.models.new_images import Fitting
+from fewcore.models.records import ModelRecord, Recipe
 
 SPEC = ImageSpec((8, 8), 1, (0.0, 255.0), preparation={"grey": True, "fit": "stretch"})
 RECIPE = Recipe("learner", "x:y", "1", {}, "0" * 32, "", {})

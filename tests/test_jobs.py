@@ -17,17 +17,17 @@ import torch
 from running import SHAPES, as_json
 
 from fewcore import DataError, FewcoreError, Interrupted, PipelineError, PluginError, ResourceError, pipeline, plugins
+from fewcore.commands.jobs_options import read_workers
 from fewcore.errors import Problem
-from fewcore.executors import Processes, dealt_device
-from fewcore.jobs import Jobs
-from fewcore.jobs_options import read_workers
-from fewcore.mailbox import Mailbox
 from fewcore.pipeline import Pipeline
 from fewcore.progress import Progress
 from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
-from fewcore.worker import PATIENCE_SECONDS, Worker, error_from_json, error_to_json
+from fewcore.workers.executors import Processes, dealt_device
+from fewcore.workers.jobs import Jobs
+from fewcore.workers.mailbox import Mailbox
+from fewcore.workers.worker import PATIENCE_SECONDS, Worker, error_from_json, error_to_json
 
 CPU = torch.device("cpu")
 PLUGIN = """
@@ -311,7 +311,7 @@ def test_a_line_that_is_being_written_waits(tmp_path):
 
 def test_a_worker_ends_that_hears_no_more(tmp_path, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("fewcore.worker.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fewcore.workers.worker.time.monotonic", lambda: now[0])
     worker = Worker(tmp_path)
     for second in range(1, 1000):
         now[0] = 1000.0 + second
@@ -325,7 +325,7 @@ def test_a_worker_ends_that_hears_no_more(tmp_path, monkeypatch):
 
 def test_a_worker_that_was_suspended_itself_waits_anew(tmp_path, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("fewcore.worker.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fewcore.workers.worker.time.monotonic", lambda: now[0])
     worker = Worker(tmp_path)
     now[0] += 10 * PATIENCE_SECONDS
     assert not worker.stop()
@@ -351,8 +351,8 @@ def workers_of(n_jobs: int = 2, executor: str | None = None, threads: int | None
 
 
 def test_what_is_said_of_workers(monkeypatch):
-    monkeypatch.setattr("fewcore.jobs_options.n_cores", lambda: 4)
-    monkeypatch.setattr("fewcore.executors.n_cores", lambda: 4)
+    monkeypatch.setattr("fewcore.commands.jobs_options.n_cores", lambda: 4)
+    monkeypatch.setattr("fewcore.workers.executors.n_cores", lambda: 4)
     assert workers_of(1) is None
     assert workers_of(2).told() == ["up to 2 workers, 1 CPU thread each: the numbers are those of --threads 1"]
     assert workers_of(2, threads=None).n_threads == 2

@@ -15,7 +15,12 @@ import fewcore
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "fewcore"
-MODULES = {path.stem: path for path in sorted(CORE.glob("*.py"))}
+APART = ("builtin", "testing")
+MODULES = {
+    ".".join(path.relative_to(CORE).with_suffix("").parts): path
+    for path in sorted(CORE.glob("**/*.py"))
+    if path.relative_to(CORE).parts[0] not in APART and (path.parent == CORE or path.stem != "__init__")
+}
 BUILTIN = sorted((CORE / "builtin").glob("**/*.py"))
 PLUGINS = sorted(ROOT.glob("plugins/*/src/**/*.py"))
 SHIPPED = sorted([*CORE.glob("**/*.py"), *PLUGINS])
@@ -48,13 +53,17 @@ def imports(path: Path, *, for_types: bool = False) -> Iterator[Imported]:
 
 
 def core_modules(path: Path) -> set[str]:
-    """Return the modules of the core that a file imports when it runs, by their short names."""
+    """Return the modules of the core that a file imports when it runs: `contracts`, `reports.page`."""
     found = set()
     for module, name in imports(path):
-        if module == "fewcore":
-            found.add(name if name in MODULES or name in ("builtin", "testing") else "__init__")
-        elif module.startswith("fewcore."):
-            found.add(module.split(".")[1])
+        if module != "fewcore" and not module.startswith("fewcore."):
+            continue
+        inner = module.removeprefix("fewcore").removeprefix(".")
+        whole = f"{inner}.{name}".strip(".")
+        if inner.split(".")[0] in APART or whole in APART:
+            found.add(whole.split(".")[0])
+        else:
+            found.add(whole if whole in MODULES else inner or "__init__")
     return found
 
 
@@ -82,12 +91,12 @@ MAY_IMPORT = {
 """Modules at the bottom, each with all that it may import."""
 
 MAY_NOT_IMPORT = {
-    "pipeline": {"runner", "session", "store", "report", "cli"},
-    "wiring": {"pipeline", "runner", "session", "store", "report", "cli"},
-    "session": {"runner", "report", "cli"},
-    "outcomes": {"runner", "report", "cli"},
-    "runner": {"report", "cli"},
-    "report": {"runner", "session", "pipeline", "plugins", "cli"},
+    "pipeline": {"runner", "session", "store", "reports.report", "cli"},
+    "wiring": {"pipeline", "runner", "session", "store", "reports.report", "cli"},
+    "session": {"runner", "reports.report", "cli"},
+    "outcomes": {"runner", "reports.report", "cli"},
+    "runner": {"reports.report", "cli"},
+    "reports.report": {"runner", "session", "pipeline", "plugins", "cli"},
 }
 
 

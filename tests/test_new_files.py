@@ -10,8 +10,8 @@ from PIL import Image
 
 from fewcore import DataError, Run, readers
 from fewcore.contracts import ImageSpec
-from fewcore.new_files import labelled_files, listed, read_all
-from fewcore.new_images import Fitting
+from fewcore.models.new_files import labelled_files, listed, read_all
+from fewcore.models.new_images import Fitting
 
 FITTING = Fitting(ImageSpec((8, 8), 1, (0.0, 255.0), preparation={"grey": True}), "uint8")
 

@@ -13,7 +13,7 @@ from fewcore.builtin.films import structures_of
 from fewcore.builtin.folder import Folder
 from fewcore.contracts import ImageSpec
 from fewcore.image_files import Preparation, Unusable, unfitted
-from fewcore.new_images import Fitting
+from fewcore.models.new_images import Fitting
 
 FITS = ("pad", "crop", "stretch")
 

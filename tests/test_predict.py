@@ -18,9 +18,9 @@ from PIL import Image
 import fewcore
 from fewcore import DataError, NumericalError, PipelineError, PluginError, ResourceError, pipeline
 from fewcore.cli import main
-from fewcore.new_images import Fitting
+from fewcore.models.new_images import Fitting
+from fewcore.models.records import read_models, write_models
 from fewcore.plugins import load_registry
-from fewcore.records import read_models, write_models
 from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store, user_root
@@ -423,7 +423,7 @@ def test_a_model_that_is_written_over_is_there_until_the_new_one_is(place, tmp_p
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fewcore.rebuilding.write_result", full)
+        patch.setattr("fewcore.models.rebuilding.write_result", full)
         assert "No space left on device" in refusal(ResourceError, lambda: new.save(folder, overwrite=True))
     said = fewcore.load_model(folder, device="cpu").predict(place / "new")
     np.testing.assert_array_equal(said.scores, old.predict(place / "new").scores)

@@ -20,14 +20,14 @@ from PIL import Image
 from rich.console import Console
 
 from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
-from fewcore.drawing import draw
-from fewcore.figures import curve_drawings, learning_drawings
-from fewcore.headline import headline, tiles
-from fewcore.page import render_html, render_markdown
-from fewcore.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
-from fewcore.result_tables import paper_table, results_tables
-from fewcore.sheets import sheet_of
-from fewcore.tests_tables import comparison_table
+from fewcore.reports.drawing import draw
+from fewcore.reports.figures import curve_drawings, learning_drawings
+from fewcore.reports.headline import headline, tiles
+from fewcore.reports.page import render_html, render_markdown
+from fewcore.reports.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
+from fewcore.reports.result_tables import paper_table, results_tables
+from fewcore.reports.sheets import sheet_of
+from fewcore.reports.tests_tables import comparison_table
 
 HOSTILE = "<script>alert('x')</script> | `a` [b](javascript:c) \x1b[31m $\\frac{ \"q\" &lt; #"
 CURVE = {"x": [0.0, 0.2, 1.0], "y": [0.0, 0.7, 1.0], "x_label": "false positive rate", "y_label": "true positive rate"}

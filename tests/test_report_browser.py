@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fewcore import Comparison, Figure, MetricReport, MetricRow
-from fewcore.page import render_html
-from fewcore.report import Picture, RunReport, StageRecord
+from fewcore.reports.page import render_html
+from fewcore.reports.report import Picture, RunReport, StageRecord
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="to test the page in a browser: pip install playwright")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

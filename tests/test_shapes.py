@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from running import SHAPES, Ran, as_json, load, warm_up
 
-from fewcore.pictures import pictures
+from fewcore.reports.pictures import pictures
 
 NAMES = sorted(path.stem for path in SHAPES.glob("*.yaml"))
 

@@ -39,9 +39,9 @@ from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
 from fewcore.testing import ConformanceError, Setup, checks_for
-from fewcore.tracking_choice import facts_of, hidden_labels, read_trackers
-from fewcore.tracking_forward import Tracked, forwarding
-from fewcore.tracking_log import closing_lines, entry_of, heading, known_points, record_start
+from fewcore.tracking.choice import facts_of, hidden_labels, read_trackers
+from fewcore.tracking.forward import Tracked, forwarding
+from fewcore.tracking.log import closing_lines, entry_of, heading, known_points, record_start
 from fewcore.yaml12 import read
 
 TRAINED = [("curve", "maml", step, {"loss": float(step)}) for step in range(1, 6)]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fewcore.components import Offer
-from fewcore.mailbox import Mailbox
 from fewcore.testing.trial import Setup, Trial, complain
+from fewcore.workers.mailbox import Mailbox
 
 SECONDS = 120.0
 

@@ -19,7 +19,7 @@ from fewcore import checkpoint
 from fewcore.components import Offer
 from fewcore.contracts import Array, ImageSet, ImageSpec, Partitions, Predictions, TaskBatch
 from fewcore.errors import DataError
-from fewcore.export import FIELDS, entering
+from fewcore.exporting.export import FIELDS, entering
 from fewcore.kinds import SPLITS
 from fewcore.metrics import MetricReport
 from fewcore.run import Run

@@ -10,7 +10,7 @@ from typing import Any
 
 from fewcore.components import Offer
 from fewcore.testing.trial import Setup, Trial, complain
-from fewcore.tracking import LogEntry
+from fewcore.tracking.contract import LogEntry
 
 TIME = 1_700_000_000.0
 FACTS = {

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from fewcore.compare_scores import PLAIN, smallest
+from fewcore.comparing.scores import PLAIN, smallest
 from fewcore.components import Offer
 from fewcore.contracts import Array
 from fewcore.metrics import Comparison, MetricReport, UnitScores

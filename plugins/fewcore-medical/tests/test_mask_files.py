@@ -15,9 +15,9 @@ from pydicom.uid import ExplicitVRBigEndian
 from pylidc_database import SECRET
 
 from fewcore import DataError, ImageSpec, Run
-from fewcore.file_predictions import FilePredictions
-from fewcore.new_files import listed, read_all
-from fewcore.new_images import Fitting
+from fewcore.models.file_predictions import FilePredictions
+from fewcore.models.new_files import listed, read_all
+from fewcore.models.new_images import Fitting
 from fewcore_medical.flat_images import read_dicom_image, read_nifti_image
 from fewcore_medical.mask_files import write_dicom_mask, write_nifti_mask
 

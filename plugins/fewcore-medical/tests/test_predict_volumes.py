@@ -13,8 +13,8 @@ import fewcore
 from fewcore import DataError, ImageSpec, Run
 from fewcore.cli import main
 from fewcore.image_files import Unusable
-from fewcore.new_files import listed, read_all
-from fewcore.new_images import Fitting
+from fewcore.models.new_files import listed, read_all
+from fewcore.models.new_images import Fitting
 
 PIPELINE = """
 fewcore: 1

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fewcore import Component, Offer
-from fewcore.page import render_html, render_markdown
 from fewcore.pipeline import load
 from fewcore.plugins import Registry
-from fewcore.reporting import build_report
+from fewcore.reports.page import render_html, render_markdown
+from fewcore.reports.reporting import build_report
 
 SHAPES = Path(__file__).parents[3] / "tests" / "shapes"
 OURS = Component("segmentation", "fewcore_medical.segmentation:Segmentation", "masks")

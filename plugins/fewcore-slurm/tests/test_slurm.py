@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from fewcore import PipelineError, ResourceError, pipeline, plugins
-from fewcore.chosen import read_chosen
-from fewcore.jobs import Jobs
+from fewcore.commands.chosen import read_chosen
 from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
+from fewcore.workers.jobs import Jobs
 from fewcore_slurm.executor import Slurm
 from fewcore_slurm.task import Task
 

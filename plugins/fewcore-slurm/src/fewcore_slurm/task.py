@@ -35,7 +35,7 @@ class Task:
     def _run(self) -> int:
         with (Path(self.folder) / "said.txt").open("ab") as said:
             # -P: a file torch.py in the working folder must not be taken for the library.
-            command = [sys.executable, "-P", "-m", "fewcore.worker", self.folder]
+            command = [sys.executable, "-P", "-m", "fewcore.workers.worker", self.folder]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)  # noqa: S603
             # Not wait(): `checkpoint` is called in the middle of it, and would wait for its lock for ever.
             while (code := self._process.poll()) is None:

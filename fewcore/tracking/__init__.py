@@ -1,0 +1,1 @@
+"""What is logged, forwarded to trackers: `fewcore run --track`."""

@@ -1,0 +1,1 @@
+"""Several workers make the cells of a pipeline: `fewcore run --jobs`."""
