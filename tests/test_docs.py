@@ -34,6 +34,32 @@ def test_links_lead_to_files(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MyST make them; text in code blocks is no heading."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#{1,3} (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_to_headings(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text()):
+        if not target.startswith(("https://", "http://")):
+            there = page.parent / target if target else page
+            assert anchor in anchors(there), (
+                f"{page.name} links to {target}#{anchor}; there are {sorted(anchors(there))}"
+            )
+
+
+def test_the_index_lists_every_page_where_the_contents_have_it() -> None:
+    text = (ROOT / "docs" / "index.md").read_text()
+    listed = re.findall(r"\]\(([\w/-]+)\.md\)", text.split("## Use")[1])
+    contents = re.findall(r"^[\w/-]+$", "".join(re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL)), re.MULTILINE)
+    pages = [page.stem for page in (ROOT / "docs").glob("*.md") if page.stem != "index"]
+    assert listed == contents
+    assert sorted(listed) == sorted([*pages, "decisions/index"])
+
+
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_shipped_pipelines_have_no_problems(pipeline: Path) -> None:
     check(read(pipeline.read_text()), load_registry())
