@@ -100,10 +100,14 @@ class Ranks:
 def local_device(name: str) -> str:
     """Return the device of this rank where one GPU is meant for each: `cuda` and `auto` become `cuda:LOCAL_RANK`.
 
+    A process that torchrun did not start beside others keeps the device that was named.
+
     Raises:
         PipelineError: one GPU is named for all ranks of a machine.
 
     """
+    if not launched():
+        return name
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if name.startswith("cuda:") and ranks_here > 1:
         raise PipelineError(

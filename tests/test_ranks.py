@@ -127,7 +127,26 @@ def test_one_process_alone_sums_nothing():
     assert values.tolist() == [1.0, 2.0]
 
 
-def test_one_gpu_for_all_ranks_is_refused(monkeypatch):
+@pytest.fixture
+def launched(monkeypatch):
+    """Be the second of two ranks that torchrun started on this machine."""
+    said = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1", "cpu"])
+def test_one_process_keeps_the_device_that_was_named(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert local_device(name) == name
+
+
+def test_each_rank_has_a_gpu_of_its_own(launched, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [local_device(name) for name in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+
+
+def test_one_gpu_for_all_ranks_is_refused(launched, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(PipelineError, match="expected cuda, which gives each rank its own"):
         local_device("cuda:0")
