@@ -12,7 +12,18 @@ from fewcore.components import Offer
 from fewcore.errors import PluginError, did_you_mean
 from fewcore.kinds import KINDS
 from fewcore.plugins import load_registry
-from fewcore.testing import checks, declaration, executor_checks, kind_checks, rank_checks, tracker_checks, unit_checks
+from fewcore.testing import (
+    checks,
+    dataset_checks,
+    declaration,
+    executor_checks,
+    export_checks,
+    model_checks,
+    rank_checks,
+    report_checks,
+    task_checks,
+    tracker_checks,
+)
 from fewcore.testing.toys import SHAPE
 from fewcore.testing.trial import OptionsFor, Setup
 
@@ -58,7 +69,7 @@ DECLARED: tuple[Check, ...] = (
 
 EVERY_STAGE: tuple[Check, ...] = (
     *DECLARED,
-    kind_checks.sources_are_files,
+    dataset_checks.sources_are_files,
     checks.runs_on_toys,
     checks.runs_without_optional_inputs,
     checks.same_seed_gives_the_same,
@@ -76,25 +87,25 @@ EVERY_STAGE: tuple[Check, ...] = (
 
 OF_KIND: dict[str, tuple[Check, ...]] = {
     "dataset": (
-        kind_checks.images_are_as_the_spec_says,
-        kind_checks.splits_are_sane,
-        kind_checks.targets_are_sane,
+        dataset_checks.images_are_as_the_spec_says,
+        dataset_checks.splits_are_sane,
+        dataset_checks.targets_are_sane,
     ),
-    "embedder": (kind_checks.encoder_keeps_its_shapes, kind_checks.exported_network_agrees),
-    "partitioner": (kind_checks.partitions_stand_on_the_rows,),
+    "embedder": (model_checks.encoder_keeps_its_shapes, export_checks.exported_network_agrees),
+    "partitioner": (task_checks.partitions_stand_on_the_rows,),
     "task_sampler": (
-        kind_checks.tasks_keep_the_contract,
-        kind_checks.tasks_are_pure,
-        kind_checks.stream_obeys_its_law,
+        task_checks.tasks_keep_the_contract,
+        task_checks.tasks_are_pure,
+        task_checks.stream_obeys_its_law,
     ),
     "meta_learner": (
-        kind_checks.few_shot_model_keeps_its_shapes,
-        kind_checks.each_task_is_alone,
-        kind_checks.exported_network_agrees,
+        model_checks.few_shot_model_keeps_its_shapes,
+        model_checks.each_task_is_alone,
+        export_checks.exported_network_agrees,
     ),
-    "learner": (kind_checks.predictions_are_announced, kind_checks.exported_network_agrees),
-    "evaluator": (kind_checks.report_is_sane, unit_checks.paired_tests_follow_from_units),
-    "backbone": (kind_checks.network_keeps_its_shapes, kind_checks.forward_tasks_agrees),
+    "learner": (model_checks.predictions_are_announced, export_checks.exported_network_agrees),
+    "evaluator": (report_checks.report_is_sane, report_checks.paired_tests_follow_from_units),
+    "backbone": (model_checks.network_keeps_its_shapes, model_checks.forward_tasks_agrees),
     "tracker": (tracker_checks.tracking_takes_what_a_run_says, tracker_checks.tracking_may_be_empty),
     "executor": (executor_checks.worker_ends_when_it_is_told, executor_checks.worker_can_be_ended),
 }

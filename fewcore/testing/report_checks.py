@@ -1,8 +1,10 @@
-"""The check of evaluators that compare models in pairs: their tests follow from what they keep of each task or image."""
+"""Checks of evaluators: rows are sane, and paired tests follow from what the report keeps of each task or image."""
 
 from __future__ import annotations
 
 import functools
+import json
+import math
 
 import numpy as np
 
@@ -11,6 +13,55 @@ from fewcore.components import Offer
 from fewcore.contracts import Array
 from fewcore.metrics import Comparison, MetricReport, UnitScores
 from fewcore.testing.trial import Setup, Trial, complain
+
+
+def report_is_sane(offer: Offer, setup: Setup) -> None:
+    """Rows name their model, their interval holds their value, and the report is JSON; the input is not judged twice."""
+    trial = Trial(offer, setup)
+    given = trial.arguments()
+    report: MetricReport = trial.make(arguments=given)
+    stages = {outcome.stage: outcome.method for outcome in given["outcomes"]}
+    if not report.rows and not report.left_out:
+        complain(
+            offer,
+            "no rows, and no model left out",
+            "rows, or the names of the models that lack what it needs",
+            "MetricReport(rows, left_out=...)",
+        )
+    for row in report.rows:
+        # A row of no model is the evaluator's own reference, such as a constant guess, and says so by its method.
+        if stages.get(row.stage, row.stage) != row.method:
+            complain(
+                offer,
+                f"a row of '{row.stage}' ({row.method})",
+                f"stage and method of an outcome: {stages}",
+                "MetricRow(metric, value, ci95, n, outcome.stage, outcome.method)",
+            )
+        low, high = row.ci95
+        slack = 1e-9 * max(1.0, abs(row.value))
+        if math.isfinite(low) and math.isfinite(high) and not low - slack <= row.value <= high + slack:
+            complain(
+                offer,
+                f"{row.metric} {row.value:g} outside its interval {row.ci95}",
+                "low <= value <= high",
+                "ci95=(low, high) around the value, NaN where there is none",
+            )
+        if row.n < 1:
+            complain(
+                offer, f"{row.metric} of n={row.n}", "what was counted, at least 1", "n=the number of images or tasks"
+            )
+        try:
+            json.dumps(row.to_json())
+        except TypeError as error:
+            complain(offer, f"a row that is no JSON: {error}", "plain numbers and text", "float(value)")
+    unknown = set(report.left_out) - set(stages)
+    if unknown:
+        complain(
+            offer,
+            f"left_out naming {', '.join(sorted(unknown))}",
+            f"stages among {', '.join(sorted(stages))}",
+            "outcome.stage for the model",
+        )
 
 
 def paired_tests_follow_from_units(offer: Offer, setup: Setup) -> None:
