@@ -87,6 +87,12 @@ class Interrupted(FewcoreError):
     exit_code = 75
 
 
+class RanksApart(FewcoreError):
+    """Processes that torchrun started do not see the same files or results: none can go on, since others would wait for it."""
+
+    exit_code = 5
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the known word nearest to `word`, or an empty string where none is near."""
     near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)

@@ -11,7 +11,7 @@ import torch
 from fewcore.blame import blame
 from fewcore.components import Offer
 from fewcore.contracts import Arrays, Meta
-from fewcore.errors import FewcoreError, Interrupted, NumericalError, ResourceError
+from fewcore.errors import FewcoreError, Interrupted, NumericalError, RanksApart, ResourceError
 from fewcore.memory import PeakMemory
 from fewcore.ranks import Ranks
 from fewcore.run import ProgressSink, Run
@@ -73,6 +73,7 @@ class Maker:
         Raises:
             FewcoreError: what `make` raises, or its failure on rank 0.
             Interrupted: this process, or rank 0, was asked to end.
+            RanksApart: this rank does not find what rank 0 has stored.
 
         """
 
@@ -101,27 +102,29 @@ class Maker:
         elif entry is None:
             entry = self._followed(key, title, work, together)
         if entry is None:
-            raise ResourceError(
+            # A rank that went on without it would wait for the others, or they for it, for ever.
+            error = RanksApart if self.ranks.size > 1 else ResourceError
+            raise error(
                 f"{title}: its result could not be read back; expected a disk that keeps what is written, and under "
                 "torchrun one that all machines share"
             )
         return entry
 
     def _led(self, key: str, keep: Callable[[], Entry | None], together: bool) -> Entry | None:
-        """Make a result under its lock, and tell the other ranks how it goes."""
-        with self.store.lock(key):
-            entry = self.store.get(key)
-            if entry is None:
-                self._say(key, "together" if together else "alone")
-                try:
+        """Make a result under its lock, and tell the other ranks how it goes, whatever happens: they wait for it."""
+        try:
+            with self.store.lock(key):
+                entry = self.store.get(key)
+                if entry is None:
+                    self._say(key, "together" if together else "alone")
                     entry = keep()
-                except Interrupted:
-                    self._say(key, "", "stopped")
-                    raise
-                except FewcoreError:
-                    self._say(key, "", "failed")
-                    raise
-        return entry
+                return entry
+        except Interrupted:
+            self._say(key, "stopped", "stopped")
+            raise
+        except Exception:
+            self._say(key, "failed", "failed")
+            raise
 
     def _followed(self, key: str, title: str, work: Callable[[], object], together: bool) -> Entry | None:
         """Help rank 0 with a result, or wait for it."""

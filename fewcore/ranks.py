@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fewcore.errors import Interrupted, PipelineError, ResourceError
+from fewcore.errors import Interrupted, PipelineError, RanksApart, ResourceError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process."""
@@ -95,6 +95,22 @@ class Ranks:
             else:
                 text: str = self._board.get(name).decode()
                 return text
+
+    def agree(self, name: str, text: str) -> None:
+        """See that this rank has the same `text` for `name` as rank 0.
+
+        Raises:
+            Interrupted: this process was asked to end while it waited.
+            RanksApart: it has another.
+
+        """
+        if self.leads:
+            self.say(name, text)
+        elif self.hear(name) != text:
+            raise RanksApart(
+                f"rank {self.rank}: would not make the results that rank 0 makes; expected the same versions of fewcore and "
+                "its plugins, and the same files, on all machines"
+            )
 
 
 def local_device(name: str) -> str:

@@ -147,6 +147,8 @@ class Run:
         6
         """
         start = self._restore(name, state)
+        if self._checkpoints is not None:  # a disk that machines share may show one of them an older file
+            self.ranks.agree(f"{self._checkpoints.name} {name} begins", str(start))
         every = max(1, n_steps // RECORDS_PER_LOOP)
         began = saved = time.monotonic()
         for step in range(start, n_steps):

@@ -11,7 +11,7 @@ import numpy as np
 
 from fewcore.blame import blame
 from fewcore.cells import Cell
-from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem
+from fewcore.errors import FewcoreError, Interrupted, PipelineError, Problem, RanksApart
 from fewcore.metrics import MetricReport, lower_is_better
 from fewcore.nodes import Node
 from fewcore.outcomes import MODELS, Judged, counted_once, outcomes_of
@@ -127,7 +127,7 @@ class Runner:
     def _planned(self, cell: Cell, stages: tuple[Wired, ...]) -> dict[str, Node] | FewcoreError:
         try:
             return self.session.plan(cell, stages)
-        except (Interrupted, PipelineError):
+        except (Interrupted, PipelineError, RanksApart):
             raise
         except FewcoreError as error:
             return error
@@ -154,7 +154,7 @@ class Runner:
         try:
             with blame(node.title, node.stage.offer, self.session.tracebacks):
                 return action()
-        except Interrupted:
+        except (Interrupted, RanksApart):
             raise
         except FewcoreError as error:
             if fatal:

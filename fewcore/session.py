@@ -17,7 +17,7 @@ import torch
 from fewcore.cells import Cell
 from fewcore.components import Offer
 from fewcore.contracts import Array, Arrays, Embeddings, ImageSet, Meta, Partitions, Seen
-from fewcore.errors import DataError, FewcoreError, Interrupted, PluginError
+from fewcore.errors import DataError, FewcoreError, Interrupted, PluginError, RanksApart
 from fewcore.kinds import CONTRACT_VERSION, KINDS
 from fewcore.making import Make, Maker
 from fewcore.nodes import CachedEncoder, LazyInputs, Node, Table, result_class
@@ -58,6 +58,7 @@ class Session:
         self._values: dict[str, Any] = {}
         self._tables: dict[str, Table] = {}
         self._sources: dict[Offer, str | None] = {}
+        self._n_planned = 0
 
     @property
     def computed(self) -> list[tuple[str, str]]:
@@ -76,8 +77,22 @@ class Session:
         nodes: dict[str, Node] = {}
         for stage in stages:
             if stage.kind != "evaluator":
-                nodes[stage.name] = self._node(stage, cell, nodes)
+                nodes[stage.name] = self._agreed(stage, cell, nodes)
         return nodes
+
+    def _agreed(self, stage: Wired, cell: Cell, nodes: Mapping[str, Node]) -> Node:
+        """Return a stage's node, which all ranks plan alike: else one would wait for what no other makes."""
+        self._n_planned += 1
+        place = f"planned {self._n_planned}"
+        try:
+            node = self._node(stage, cell, nodes)
+        except (Interrupted, RanksApart):
+            raise
+        except FewcoreError:
+            self.ranks.agree(place, "failed")
+            raise
+        self.ranks.agree(place, node.key)
+        return node
 
     def _node(self, stage: Wired, cell: Cell, nodes: Mapping[str, Node]) -> Node:
         inputs: dict[str, Any] = {}

@@ -7,14 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fewcore import PipelineError, Ranks
+from fewcore import Interrupted, NumericalError, PipelineError, Ranks, Run
+from fewcore.errors import RanksApart
+from fewcore.making import Maker
 from fewcore.ranks import local_device
 from fewcore.store import Store
 
@@ -125,6 +130,106 @@ def test_one_process_alone_sums_nothing():
     values = torch.tensor([1.0, 2.0])
     Ranks().sum(values)
     assert values.tolist() == [1.0, 2.0]
+
+
+class Both:
+    """Two ranks that are threads: what each of them got, or the error with which it ended. `stop` asks both to end."""
+
+    def __init__(self, work: Callable[[Ranks], object], seconds: float = 20.0) -> None:
+        self.got: list[Any] = [None, None]
+        asked = threading.Event()
+        board = torch.distributed.HashStore()
+
+        def rank(number: int) -> None:
+            try:
+                self.got[number] = work(Ranks(2, number, board, asked.is_set))
+            except Exception as error:
+                self.got[number] = error
+
+        threads = [threading.Thread(target=rank, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(seconds)
+        self.waits = [thread.is_alive() for thread in threads]
+        asked.set()
+        for thread in threads:
+            thread.join()
+
+
+def stored_by_ranks(roots: tuple[Path, Path], make: Callable[[Run], Any]) -> Both:
+    """Let two ranks, whose stores lie in `roots`, ask for a result that rank 0 makes alone."""
+
+    def work(ranks: Ranks) -> Any:
+        own = {"progress": None, "stop": lambda: False, "checkpoint_every": 30.0}
+        maker = Maker(Store(roots[ranks.rank]), torch.device("cpu"), ranks, **own)
+        return maker.stored("ab12", "stage", make, {}, seed=0).arrays["x"].tolist()
+
+    return Both(work)
+
+
+def fails(_: Run) -> Any:
+    raise NumericalError("too large")
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [(fails, NumericalError), (lambda _: ({"x": np.zeros(1)}, {"odd": {1}}), TypeError)],
+    ids=["in the component", "what cannot be written"],
+)
+def test_no_rank_waits_for_what_failed_on_the_first(tmp_path, make, error):
+    both = stored_by_ranks((tmp_path, tmp_path), make)
+    assert both.waits == [False, False]
+    assert isinstance(both.got[0], error)
+    assert "failed on rank 0, which says why" in str(both.got[1])
+
+
+def test_no_rank_waits_where_the_lock_cannot_be_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "lock", lambda *_: (_ for _ in ()).throw(OSError("no locks on this disk")))
+    both = stored_by_ranks((tmp_path, tmp_path), fails)
+    assert both.waits == [False, False]
+    assert isinstance(both.got[0], OSError)
+
+
+def test_the_others_read_what_the_first_made(tmp_path):
+    assert stored_by_ranks((tmp_path, tmp_path), lambda _: ({"x": np.arange(2)}, {})).got == [[0, 1], [0, 1]]
+
+
+def test_a_rank_with_a_store_of_its_own_ends(tmp_path):
+    both = stored_by_ranks((tmp_path / "a", tmp_path / "b"), lambda _: ({"x": np.arange(2)}, {}))
+    assert both.got[0] == [0, 1]
+    assert isinstance(both.got[1], RanksApart)
+    assert "under torchrun one that all machines share" in str(both.got[1])
+
+
+def test_ranks_that_would_make_other_results_do_not_begin():
+    both = Both(lambda ranks: ranks.agree("planned 1", f"key {ranks.rank}"))
+    assert both.got[0] is None
+    assert isinstance(both.got[1], RanksApart)
+    assert str(both.got[1]).startswith(
+        "rank 1: would not make the results that rank 0 makes; expected the same versions"
+    )
+    assert Both(lambda ranks: ranks.agree("planned 1", "key")).got == [None, None]
+
+
+def test_a_rank_that_waits_can_be_stopped():
+    both = Both(lambda ranks: None if ranks.leads else ranks.hear("never said"), seconds=0.2)
+    assert both.waits == [False, True]
+    assert isinstance(both.got[1], Interrupted)
+
+
+def test_ranks_go_on_from_the_same_step(tmp_path):
+    """A shared disk may show one machine an older checkpoint."""
+    for rank, steps in enumerate((3, 2)):
+        stop = iter([*[False] * (steps - 1), True])
+        run = Run(checkpoints=tmp_path / str(rank) / "ab12", stop=lambda stop=stop: next(stop))
+        with pytest.raises(Interrupted):
+            list(run.loop(5, total={"sum": 0}))
+    both = Both(
+        lambda ranks: list(Run(checkpoints=tmp_path / str(ranks.rank) / "ab12", ranks=ranks).loop(5, total={"sum": 0}))
+    )
+    assert both.got[0] == [3, 4]
+    assert isinstance(both.got[1], RanksApart)
 
 
 @pytest.fixture
