@@ -309,6 +309,15 @@ def test_a_line_that_is_being_written_waits(tmp_path):
     assert box.read() == [{"b": 2}]
 
 
+def test_a_line_of_one_that_was_killed_is_passed_over(tmp_path):
+    path = tmp_path / "box"
+    path.write_bytes(b'{"answer": 1, "err')
+    box = Mailbox(path)
+    assert box.read() == []
+    Mailbox(path).write({"ready": True})  # the worker that is started again in its folder
+    assert box.read() == [{"ready": True}]
+
+
 def test_a_worker_ends_that_hears_no_more(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("fewcore.workers.worker.time.monotonic", lambda: now[0])

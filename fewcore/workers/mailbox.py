@@ -6,6 +6,7 @@ machines see each other's lines on a disk that they share.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ class Mailbox:
         self._place = 0
 
     def write(self, message: dict[str, Any]) -> None:
-        """Append a message."""
+        """Append a message. Whoever wrote before may have been killed in the middle of a line, so a new one is begun."""
         with self._path.open("ab") as file:
-            file.write(json.dumps(message).encode() + b"\n")
+            file.write(b"\n" + json.dumps(message).encode() + b"\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the messages that came since the last look. A line that is being written waits for the next."""
+        """Return the messages that came since the last look.
+
+        A line that is being written waits for the next look; one that was never written to its end is passed over.
+        """
         try:
             with self._path.open("rb") as file:
                 file.seek(self._place)
@@ -40,4 +44,8 @@ class Mailbox:
             return []
         whole = text[: text.rfind(b"\n") + 1]
         self._place += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        messages = []
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):
+                messages.append(json.loads(line))
+        return messages
