@@ -70,7 +70,7 @@ class Ranks:
         if self.size == 1:
             return
         for parameter in network.parameters():
-            if parameter.grad is None:  # a rank without a task has none
+            if parameter.requires_grad and parameter.grad is None:  # a rank without a task has none
                 parameter.grad = torch.zeros_like(parameter)
         self.sum(*(p.grad for p in network.parameters() if p.grad is not None), *more)
 

@@ -232,6 +232,19 @@ def test_ranks_go_on_from_the_same_step(tmp_path):
     assert isinstance(both.got[1], RanksApart)
 
 
+def test_a_rank_without_a_task_has_gradients_of_zero_and_what_is_frozen_has_none():
+    class Doubled(Ranks):
+        def sum(self, *tensors: torch.Tensor) -> None:
+            for tensor in tensors:
+                tensor.mul_(2)
+
+    network = torch.nn.Linear(1, 2)
+    network.bias.requires_grad_(False)
+    Doubled(2, 1).sum_gradients(network)
+    assert network.weight.grad.tolist() == [[0.0], [0.0]]
+    assert network.bias.grad is None
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """Be the second of two ranks that torchrun started on this machine."""
