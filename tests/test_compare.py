@@ -430,6 +430,22 @@ def test_hostile_arrays_are_refused(made, tmp_path, arrays):
         read_runs([folder, made["a"]])
 
 
+def test_an_array_that_many_models_name_is_refused_before_it_is_read_for_each(made, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(made["few"], folder)
+    with zipfile.ZipFile(folder / FILE) as whole:
+        index = json.loads(whole.read("index.json"))
+    for evaluator in index["evaluators"]:
+        for model in evaluator["models"]:
+            model["arrays"] = dict.fromkeys(model["arrays"], 0)
+    data = zipped(index__json=json.dumps(index).encode(), **{"0__npy": npy(np.zeros(60))})
+    (folder / FILE).write_bytes(data)
+    with pytest.raises(ValueError, match="an array that stands for two"):
+        read_scores(folder / FILE)
+    with pytest.raises(DataError, match=r"scores\.npz: cannot be read \(ValueError\)"):
+        read_runs([folder, made["a"]])
+
+
 def test_what_says_that_it_holds_more_than_a_machine_is_not_unpacked(made, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(made["few"], folder)

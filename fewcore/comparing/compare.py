@@ -1,6 +1,6 @@
 """Runs side by side: their numbers, paired tests where they were judged on the same, why not where they were not, what differs.
 
-The tests are the evaluators' own `paired_tests`, made from what each run keeps of every task or image (`compare_scores`).
+The tests are the evaluators' own `paired_tests`, made from what each run keeps of every task or image (`scores.npz`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The scores of a run, in `scores.npz`: what each model got on every task or image, so that runs can be compared in pairs.
 
 The file is a zip archive of arrays, `0.npy`, `1.npy` and so on, and of `index.json`, which says whose they are, which evaluator
-made them with which options, and what was judged, as digests (see `compare_identity`). It holds no pickle, no image, no file name
+made them with which options, and what was judged, as digests (see `identity`). It holds no pickle, no image, no file name
 and no id; groups are numbered anew. Equal runs write equal bytes.
 """
 
@@ -171,9 +171,17 @@ def read_scores(path: Path) -> Scores:
             index = TypeAdapter(Index).validate_json(whole.read(INDEX), strict=True)
             if index.format != FORMAT:
                 raise ValueError(f"format {index.format}, not {FORMAT}")
+            _check_arrays_are_read_once(index)
             return Scores(index, {one.stage: tuple(_judgements(whole, one)) for one in index.evaluators})
     except (zipfile.BadZipFile, zlib.error, DataError, LookupError, EOFError, RuntimeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _check_arrays_are_read_once(index: Index) -> None:
+    """Refuse an index that names an array twice: a small file could then fill any memory, read again for each model."""
+    numbers = [n for one in index.evaluators for model in one.models for n in model.arrays.values()]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("an array that stands for two")
 
 
 def _judgements(whole: zipfile.ZipFile, evaluator: EvaluatorScores) -> list[Judgement]:
