@@ -172,6 +172,8 @@ class Store:
         if key in self._verified:
             return self._verified[key]
         folder = self._folder(key)
+        if not folder.exists():  # asked first: another process may put it there while it is looked for
+            return None
         try:
             entry = read_result(folder, key)
         except FileNotFoundError:

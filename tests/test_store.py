@@ -53,6 +53,28 @@ def test_what_is_kept_comes_back(tmp_path):
     assert store.damaged == []
 
 
+def test_a_result_that_another_puts_there_while_it_is_looked_for_stays(tmp_path, monkeypatch):
+    store, put = Store(tmp_path), []
+
+    def looks(look):
+        def looked(path, *more):
+            found = look(path, *more)
+            found = found if isinstance(found, bool) else list(found)
+            if not put and path.name == KEY:
+                put.append(True)
+                kept(tmp_path)
+            return found
+
+        return looked
+
+    for name in ("exists", "rglob"):
+        monkeypatch.setattr(Path, name, looks(getattr(Path, name)))
+    assert store.get(KEY) is None
+    assert put
+    assert store.damaged == []
+    np.testing.assert_array_equal(store.get(KEY).arrays["vectors"], ARRAYS["vectors"])
+
+
 def test_large_arrays_are_mapped_and_cannot_be_changed(tmp_path):
     store = kept(tmp_path, {"large": np.zeros(CHUNK, np.uint8), "small": np.zeros(3)})
     large = store.get(KEY).arrays["large"]
