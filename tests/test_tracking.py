@@ -29,7 +29,6 @@ from fewcore import (
     PipelineError,
     Tracking,
     option,
-    tracking_forward,
 )
 from fewcore.pipeline import check
 from fewcore.plugins import Registry, load_registry
@@ -39,6 +38,7 @@ from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
 from fewcore.testing import ConformanceError, Setup, checks_for
+from fewcore.tracking import forward
 from fewcore.tracking.choice import facts_of, hidden_labels, read_trackers
 from fewcore.tracking.forward import Tracked, forwarding
 from fewcore.tracking.log import closing_lines, entry_of, heading, known_points, record_start
@@ -344,8 +344,8 @@ def test_a_tracker_that_raises_is_switched_off_and_said_once(
 def test_the_end_of_a_run_waits_a_little_for_a_tracker_that_hangs(
     folder: Path, stream: io.StringIO, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking_forward, "EXIT_SECONDS", 0.6)
-    monkeypatch.setattr(tracking_forward, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(forward, "EXIT_SECONDS", 0.6)
+    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.1)
     began = time.monotonic()
     train(folder, stream, {"bad": Fault(Faulty(fault))})
     assert time.monotonic() - began < 5
@@ -358,7 +358,7 @@ def test_the_end_of_a_run_waits_a_little_for_a_tracker_that_hangs(
 def test_a_tracker_that_hangs_is_switched_off_while_the_run_goes_on(
     folder: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking_forward, "HANG_SECONDS", 0.1)
+    monkeypatch.setattr(forward, "HANG_SECONDS", 0.1)
     log = folder / "log.jsonl"
     with Progress(log, stream=stream) as progress:
         progress.record({"stage": "maml", "step": 1, "values": {"loss": 1.0}})
@@ -377,8 +377,8 @@ def test_a_tracker_that_hangs_is_switched_off_while_the_run_goes_on(
 def test_a_tracker_that_cannot_keep_up_loses_nothing_of_the_record(
     folder: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking_forward, "EXIT_SECONDS", 0.3)
-    monkeypatch.setattr(tracking_forward, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(forward, "EXIT_SECONDS", 0.3)
+    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.1)
     log, slow, later = folder / "log.jsonl", Faulty("slow"), Notebook()
     n = 2000
     with Progress(log, stream=stream) as progress:
@@ -393,7 +393,7 @@ def test_a_tracker_that_cannot_keep_up_loses_nothing_of_the_record(
     assert messages(folder)[-1].endswith("all are in log.jsonl: run again to forward them)")
     with Progress(log, stream=stream) as progress:
         progress.record({"message": "again"})
-        monkeypatch.setattr(tracking_forward, "EXIT_SECONDS", 30.0)
+        monkeypatch.setattr(forward, "EXIT_SECONDS", 30.0)
         with forwarding({"notes": later}, Tracked("x", folder, log, 0, {}, {}), progress):
             pass
     assert [entry.step for entry in later.notes.entries] == list(range(n))
@@ -460,6 +460,11 @@ def test_every_problem_is_told_at_once_with_what_to_type(registry: Registry) -> 
     assert "did you mean 'notebook'?" in problems(registry, "notebok")[0]
     twice = "--track notebook: named twice; expected each tracker once"
     assert problems(registry, "notebook", "notebook:width=20") == [twice]
+    # By its full name it is the same tracker, which would write into the files of the first.
+    assert problems(registry, "fewcore-x:notebook", "notebook") == [twice]
+    assert problems(registry, "notebook:width=20,style=a,width=30") == [
+        "--track notebook: width: given 2 times; expected each option once"
+    ]
 
 
 def test_a_tracker_that_is_not_installed_says_which_extra_has_it() -> None:

@@ -28,14 +28,20 @@ def read_chosen(option: str, kind: str, said: str, example: str, registry: Regis
         expected = f"NAME, or NAME:OPTION=VALUE,OPTION=VALUE, such as {example}"
         raise PipelineError(Problem(option, f"'{said}'", expected))
     name, options = found["name"], found["options"] or ""
+    pairs = [pair.partition("=") for pair in NEXT_OPTION.split(options) if pair]
     component: Any = None
     problems: list[Problem] = []
     try:
         cls = registry.find(kind, name).load()
-        pairs = [pair.partition("=") for pair in NEXT_OPTION.split(options) if pair]
         component, problems = read_options(cls, {key: yaml12.read_value(value) for key, _, value in pairs})
     except FewcoreError as error:
         problems = list(error.problems)
+    keys = [key for key, _, _ in pairs]
+    problems += [
+        Problem(key, f"given {keys.count(key)} times", "each option once")
+        for key in dict.fromkeys(keys)
+        if keys.count(key) > 1
+    ]
     if problems:
         where = f"{option} {name}"
         places = (f"{where}: {problem.where}" if problem.where else where for problem in problems)

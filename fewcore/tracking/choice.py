@@ -40,7 +40,7 @@ def read_trackers(said: tuple[str, ...], registry: Registry) -> dict[str, Any]:
         except PipelineError as error:
             problems += error.problems
             continue
-        if name in trackers:
+        if any(registry.find("tracker", other) is registry.find("tracker", name) for other in trackers):
             problems.append(Problem(f"--track {name}", "named twice", "each tracker once"))
         trackers[name] = tracker
     if problems:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewcore import tracking_forward
 from fewcore.cli import main
+from fewcore.tracking import forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow and TensorBoard
 
@@ -45,7 +45,7 @@ def test_no_name_reaches_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     paths = (whole, broken) if not plain_name else (whole.name, broken.name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEWCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tracking_forward, "EXIT_SECONDS", 120.0)  # a new store, on a machine that has other work
+    monkeypatch.setattr(forward, "EXIT_SECONDS", 120.0)  # a new store, on a machine that has other work
     (tmp_path / "tiny.yaml").write_text(PIPELINE.format(paths=", ".join(map(str, paths))))
     command = ["run", "tiny.yaml", "--out", "out", "--device", "cpu", "--track", "tensorboard"]
     with pytest.raises(SystemExit) as ended:
