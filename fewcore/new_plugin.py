@@ -26,6 +26,9 @@ LONGEST = 24
 
 PREFIX = "fewcore-"
 
+IMPORTED = ("Any", "ClassVar", "Iterator", "Mapping", "Self")
+"""Classes, beside those of fewcore, that the written code imports."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -127,7 +130,9 @@ class NewPlugin:
             return f"'{self.component}', a word of Python or YAML"
         if self.method == "plugin":
             return "'plugin', whose module is the announcement"
-        if hasattr(builtins, self.cls) or self.cls in {*fewcore.__all__, "Any", "Iterator", "Mapping"}:
+        if self.cls.startswith("Test"):
+            return f"'{self.component}', whose class {self.cls} pytest would take for tests"
+        if hasattr(builtins, self.cls) or self.cls in {*fewcore.__all__, *IMPORTED}:
             return f"'{self.component}', whose class {self.cls} would hide another of this name"
         return ""
 
