@@ -17,14 +17,14 @@ import torch
 from running import SHAPES, as_json
 
 from fewcore import DataError, FewcoreError, Interrupted, PipelineError, PluginError, ResourceError, pipeline, plugins
-from fewcore.commands.jobs_options import read_workers
+from fewcore.commands.jobs_options import Workers, read_workers
 from fewcore.errors import Problem
 from fewcore.pipeline import Pipeline
 from fewcore.progress import Progress
 from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
-from fewcore.workers.executors import Processes, dealt_device
+from fewcore.workers.executors import Job, Processes, dealt_device
 from fewcore.workers.jobs import Jobs
 from fewcore.workers.mailbox import Mailbox
 from fewcore.workers.worker import PATIENCE_SECONDS, Worker, error_from_json, error_to_json
@@ -250,6 +250,44 @@ def test_workers_that_are_stopped_save_and_one_process_goes_on(tmp_path):
     assert ran.result.exit_code == 0
 
 
+class Queued:
+    """Processes as jobs of a cluster that took the machine back: they have saved, and wait in its queue for ever."""
+
+    n_threads = 1
+
+    def __init__(self) -> None:
+        self.started: list[Job] = []
+
+    def start(self, folder: Path) -> Job:
+        self.started.append(Processes().start(folder))
+        return Waiting(self.started[-1])
+
+
+class Waiting:
+    def __init__(self, job: Job) -> None:
+        self.end = job.end
+
+    def ended(self) -> str:
+        return ""
+
+
+def test_a_run_is_stopped_whose_worker_waits_in_a_queue(tmp_path):
+    notes = tmp_path / "notes"
+    stages = SHAKY.partition("matrix")[0].replace("shaky", f"fragile, n_steps: 2000, notes: {notes}")
+    pipe, session, executor = loaded(tmp_path, stages), Session(Store(tmp_path / "store"), CPU), Queued()
+
+    def stop() -> bool:
+        if notes.exists():
+            executor.started[0]._process.terminate()
+        return bool(executor.started and executor.started[0].ended())
+
+    jobs = Jobs(pipe, session, executor, 1, n_threads=1, stop=stop)
+    with pytest.raises(Interrupted, match="the workers have saved"):
+        Runner(pipe, session, jobs=jobs).run()
+    [made] = (tmp_path / "store" / "checkpoints").iterdir()
+    assert list(made.glob("*.checkpoint"))
+
+
 @pytest.mark.slow
 def test_the_command_stops_its_workers_and_they_end_with_it(tmp_path):
     notes = tmp_path / "notes"
@@ -371,6 +409,8 @@ def test_what_is_said_of_workers(monkeypatch):
     assert workers_of(2, device="auto").told()[1:] == ["the workers are dealt out over cuda:0, cuda:1"]
     assert workers_of(2, device="cuda:1").told()[1:] == ["all workers share one GPU and its memory"]
     assert workers_of(2, device="auto").own_device == "cuda:0"
+    elsewhere = [Workers(Queued(), 2, 1, device, 30.0).own_device for device in ("cpu", "cuda", "auto")]
+    assert elsewhere == ["cpu", "auto", "auto"]
 
 
 def test_workers_that_cannot_be(monkeypatch):

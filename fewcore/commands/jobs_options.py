@@ -55,7 +55,9 @@ class Workers:
     @property
     def own_device(self) -> str:
         """Where this process computes, which makes metrics and no models: a login node may have no GPU."""
-        return dealt_device(self.device, 0) if isinstance(self.executor, Processes) else "auto"
+        if isinstance(self.executor, Processes):
+            return dealt_device(self.device, 0)
+        return "cpu" if self.device == "cpu" else "auto"
 
     def jobs(self, pipeline: Pipeline, session: Session, progress: Progress, stop: Callable[[], bool]) -> Jobs:
         """Return what starts the workers when there is something to do, and say what they will be."""

@@ -41,7 +41,8 @@ Tell = Callable[[Work, FewcoreError], object]
 class _Worker:
     """A worker as this process sees it: `number` is its place, `busy` the work that it has.
 
-    `shown` is the name of the work whose progress it told last.
+    `left` says that it has saved and ended; a cluster may start it again. `shown` is the name of the work whose progress
+    it told last.
     """
 
     number: int
@@ -49,6 +50,7 @@ class _Worker:
     inbox: Mailbox
     outbox: Mailbox
     ready: bool = False
+    left: bool = False
     busy: Work | None = None
     shown: str = ""
 
@@ -125,8 +127,10 @@ class Jobs:
                 self._stop_all()
             before = made
             made += sum(self._hear(worker, tell) for worker in list(self._workers))
-            while new := {key for key, one in todo.items() if one.needs & (lost | {*self.session.failed})}:
+            lacking = lost | self.session.failed.keys()
+            while new := {key for key, one in todo.items() if one.needs & lacking}:
                 lost |= new
+                lacking |= new
                 todo = {key: one for key, one in todo.items() if key not in new}
             self._give_out(todo)
             now = time.monotonic()
@@ -142,13 +146,13 @@ class Jobs:
         """Give what can be done to workers that have nothing to do, and start as many more as there is work for."""
         unmade = {*todo} | {worker.busy.key for worker in self._workers if worker.busy}
         can = [one for one in todo.values() if not one.needs & unmade]
-        idle = [worker for worker in self._workers if worker.ready and not worker.busy]
+        idle = [worker for worker in self._workers if worker.ready and not worker.busy and not worker.left]
         for worker, work in zip(idle, can, strict=False):
             self._n_given += 1
             worker.busy = todo.pop(work.key)
             said = {"cell": self._cells[id(work.node.cell)], **work.to_json()}
             worker.inbox.write({"number": self._n_given, "work": said})
-        awaited = sum(not worker.ready for worker in self._workers)
+        awaited = sum(not worker.busy and (worker.left or not worker.ready) for worker in self._workers)
         for _ in range(min(len(self._free), len(can) - len(idle) - awaited)):
             self._start()
 
@@ -169,6 +173,7 @@ class Jobs:
         done = 0
         for message in worker.outbox.read():
             worker.ready |= "ready" in message
+            worker.left = (worker.left or "left" in message) and "ready" not in message
             if "progress" in message:
                 name, place, total, values = message["progress"]
                 self._update(self._title(worker, name), place, total, values)
@@ -214,14 +219,18 @@ class Jobs:
             worker.inbox.write(message)
 
     def _stop_all(self) -> None:
-        """Let the workers save and end."""
+        """Let the workers save and end. One that has left has saved, and may wait in a queue for days to be started again."""
         busy = [worker for worker in self._workers if worker.busy]
         self._say({"stop": True})
-        while any(not worker.job.ended() for worker in busy):
+        while any(not worker.job.ended() and not self._has_left(worker) for worker in busy):
             time.sleep(LOOK_SECONDS)
         for worker in busy:  # what ended meanwhile is in the store
             worker.busy = None
         raise Interrupted("stopped; the workers have saved; run again, with or without --jobs, to go on")
+
+    def _has_left(self, worker: _Worker) -> bool:
+        worker.left |= any("left" in message for message in worker.outbox.read())
+        return worker.left
 
     def _leave(self) -> None:
         """Let the workers end that have nothing more to do."""

@@ -8,6 +8,7 @@ took the machine away, goes on with what it has not answered.
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 import time
@@ -69,9 +70,10 @@ class Worker:
             try:
                 answer = self._do(self._work[0], pipeline, session)
             except Interrupted:
-                return self._code
+                break
             self.outbox.write(answer)
             self._work.pop(0)
+        self.outbox.write({"left": True})
         return self._code
 
     @property
@@ -163,7 +165,7 @@ class Worker:
         nodes = session.plan(cell, stages)
         node = nodes[work["stage"]]
         if node.key != work["key"]:
-            problem = f"{node.title}: the worker on {os.uname().nodename} would make another result than is asked for"
+            problem = f"{node.title}: the worker on {platform.node()} would make another result than is asked for"
             raise PluginError(f"{problem}; expected the same versions of the plugins and the same files everywhere")
         return node, nodes[work["data"]] if work["data"] else None
 
@@ -176,8 +178,9 @@ def main(folder: str) -> int:
         worker.stopping = worker.signalled = True
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the process that gives out work, and it says stop
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):  # a cluster that wants its machine back
-        signal.signal(number, asked)
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):  # a cluster that wants its machine back
+        if hasattr(signal, name):  # Windows has not all
+            signal.signal(getattr(signal, name), asked)
     try:
         return worker.run()
     except FewcoreError as error:
