@@ -19,6 +19,7 @@ from running import SMALL, Ran, load_text
 from fewcore import DataError, MetricReport, PipelineError, UnitScores
 from fewcore.cli import cli
 from fewcore.comparing.compare import Choice, compare
+from fewcore.comparing.identity import Identities, why_apart
 from fewcore.comparing.report import json_text, notes, show, to_json, write_comparison
 from fewcore.comparing.runs import read_runs
 from fewcore.comparing.scores import FILE, archive, read_scores, smallest, write_scores
@@ -203,6 +204,21 @@ def test_what_was_not_judged_on_the_same_is_refused_in_words(tmp_path, text, cha
     assert all(set(line.values) == {"A", "B"} for line in found.lines if line.stage in ("model", "knn"))
     assert {one.reason.split("; run one again")[0] for one in found.refusals} == {reason}
     assert notes(found)[0] == "No model could be tested in pairs."
+
+
+def test_the_same_images_under_other_ids_are_not_paired(tmp_path):
+    """Scores are kept in the order of the ids, which a folder draws anew when an image is added to it."""
+    pipe = load_text(tmp_path, SINGLE)
+    run = Ran(pipe, tmp_path / "store")
+    entry = next(one for one in run.result.outcomes if one.outcome.split == "test")
+    images = entry.table.images
+    ids = np.random.default_rng(0).permutation(images.ids)
+    splits = {name: np.sort(ids[np.isin(images.ids, chosen)]) for name, chosen in images.splits.items()}
+    again = replace(entry, table=replace(entry.table, key="other", images=replace(images, ids=ids, splits=splits)))
+    first, second = (Identities().of([one]) for one in (entry, again))
+    assert first["images"] == second["images"]
+    assert why_apart(first, first) == ""
+    assert why_apart(first, second).startswith("the test images have other ids, so that their scores stand in another")
 
 
 def test_an_evaluator_without_paired_tests_is_named(tmp_path):

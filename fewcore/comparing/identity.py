@@ -21,8 +21,8 @@ TRUTH = "truth."
 """Begins the names of the parts that are targets."""
 
 Parts = dict[str, str]
-"""`images`, the pixels of the test rows; for few-shot models `tasks`; for others `groups`, the `target` that is meant, and
-each target's truth. `data` is the key of the data set, which says how it was read: it serves to word a difference, and
+"""`images`, the pixels of the test rows; for few-shot models `tasks`; for others `order`, the ids, by which scores are
+sorted, `groups`, the `target` that is meant, and each target's truth. `data` is the key of the data set, which says how it was read: it serves to word a difference, and
 makes none itself, since equal images may be read by another version."""
 
 
@@ -63,7 +63,8 @@ def _combined(series: list[list[str]]) -> str:
 def _rows_of(table: Table, split: str) -> Parts:
     images, rows = table.images, table.rows[split]
     parts = {"data": table.key, "images": array_digest(images.images, rows)}
-    parts |= {"groups": array_digest(anonymous(images.groups[rows])), "target": images.target}
+    parts |= {"order": array_digest(images.ids, rows), "groups": array_digest(anonymous(images.groups[rows]))}
+    parts["target"] = images.target
     for name, target in images.targets.items():
         parts[f"{TRUTH}{name}"] = digest(target.kind, list(target.names), array_digest(target.values, rows))
     return parts
@@ -93,6 +94,8 @@ def why_apart(first: Mapping[str, str], second: Mapping[str, str]) -> str:
             if same_data
             else "the test images differ: another data set, other contents of it, or the same read in another way"
         )
+    if "order" in apart:
+        return "the test images have other ids, so that their scores stand in another order: other images are in the data set"
     found = []
     if "tasks" in apart:
         found.append("the test tasks differ: other ways, shots, queries, number or seed of the tasks")
