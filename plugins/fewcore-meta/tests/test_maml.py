@@ -335,6 +335,15 @@ def test_classifying_can_be_stopped():
         train(images).classify(Episodes(images).at(range(3)), images, Run(stop=lambda: True))
 
 
+def test_a_stop_during_validation_waits_for_the_step_and_saves(tmp_path):
+    images = make_images()
+    options = Maml(iterations=6, inner_steps=1, test_steps=1, tasks_per_step=2, validate_every=1)
+    run = Run(checkpoints=tmp_path, stop=lambda: True)
+    with pytest.raises(Interrupted, match="stopped after step 1 of 6"):
+        options.meta_train(Episodes(images), images, NET, run, images, Episodes(images, seed=5))
+    assert list(tmp_path.glob("*.checkpoint"))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_scores_depend_on_other_queries_only_where_that_is_said(norm):
     images = make_images()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -228,7 +228,8 @@ def _accuracy(model: MamlModel, tasks: TaskStream, images: ImageSet, run: Run) -
             "as many as the training tasks have (lower n_way of the validation tasks)"
         )
     batch = batch.part(0, MONITORED_TASKS)
-    return mean_accuracy(model.classify(batch, images, run), batch)
+    # Without `run.track`: a stop must wait for the loop, which saves.
+    return mean_accuracy(model._classify(batch, images, run), batch)
 
 
 class MamlModel:
@@ -277,6 +278,16 @@ class MamlModel:
             DataError: tasks have more classes than those of meta-training.
 
         """
+        return self._classify(batch, images, run, partial(run.track, name="tasks"))
+
+    def _classify(
+        self,
+        batch: TaskBatch,
+        images: ImageSet,
+        run: Run,
+        watch: Callable[[list[TaskBatch]], Iterable[TaskBatch]] = iter,
+    ) -> Array:
+        """Return what `classify` does, and let `watch` show it."""
         self._check_way(batch.n_way)
         options, gather = self.options, Gather(images, run.device)
         tasked = TaskNetwork(self.network.to(run.device), head_only=options.anil)
@@ -289,7 +300,7 @@ class MamlModel:
                 steps=options.test_steps,
                 norm=options.norm,
             )
-            for part in run.track(parts_of(batch, images.shape, VALUES_AT_ONCE), name="tasks")
+            for part in watch(parts_of(batch, images.shape, VALUES_AT_ONCE))
         ]
         return np.concatenate(made)
 
