@@ -17,9 +17,10 @@ from test_predict import OTHERS, PIPELINE, draw, ran, refusal
 from torch import nn
 
 import fewcore
-from fewcore import DataError, NumericalError, PipelineError, PluginError, ResourceError, export_formats
+from fewcore import DataError, NumericalError, PipelineError, PluginError, ResourceError
 from fewcore.cli import main
 from fewcore.contracts import ImageSpec
+from fewcore.exporting import formats
 from fewcore.exporting.export import entering, network_for_export
 from fewcore.models.new_images import Fitting
 
@@ -28,7 +29,7 @@ GIST = """
   knife: {learner: nearest-neighbour, from: {embeddings: gist}}
 """
 needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in export_formats.FORMATS[".onnx"].libraries),
+    any(importlib.util.find_spec(name) is None for name in formats.FORMATS[".onnx"].libraries),
     reason="needs pip install 'fewcore[export]'",
 )
 
@@ -59,7 +60,7 @@ def pixels_of(model: fewcore.models.trained.TrainedModel, folder: Path) -> torch
 def opened(path: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated
-        return export_formats.FORMATS[path.suffix].opened(path)
+        return formats.FORMATS[path.suffix].opened(path)
 
 
 # ---- what is written
