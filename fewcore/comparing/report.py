@@ -233,10 +233,10 @@ def write_comparison(made: RunComparison, folder: Path) -> None:
     said = notes(made)
     sections = (
         Section("not-compared", "Not tested in pairs", said, warning=True),
+        Section("runs", "Runs", tables=(runs_table(made),)),
         Section("results", "Side by side", tables=(numbers_table(made),)),
         Section("tests", "Paired tests", tables=(tests_table(made),)),
         Section("differences", "What differs between the runs", tables=(differences_table(made),)),
-        Section("runs", "Runs", tables=(runs_table(made),)),
     )
     title = " and ".join(dict.fromkeys(run.name for run in made.runs))
     tiles = (("runs", str(len(made.runs))), ("paired tests", str(len(made.pairs))), ("baseline", made.baseline.label))
@@ -255,12 +255,14 @@ def json_text(made: RunComparison) -> str:
 
 
 def headline(made: RunComparison) -> tuple[str, ...]:
-    """Return what was found in a sentence or two: how many tests show a difference, and the largest."""
+    """Return what was found in a sentence or two: how many tests show a difference, and the surest of them."""
     if not made.pairs:
         return (NOTHING,)
     sure = [pair for pair in made.pairs if pair.comparison.p_holm < 0.05]
     n = len(made.pairs)
-    told = f"{len(sure)} of {n} paired test{'s' if n > 1 else ''} show{'s' if len(sure) == 1 else ''} a difference after Holm's correction."
+    told = (
+        f"{len(sure)} of {n} paired tests {'shows' if len(sure) == 1 else 'show'} a difference after Holm's correction."
+    )
     return (told, *map(_sentence, _first(sure)))
 
 
