@@ -404,6 +404,8 @@ def test_what_is_said_of_workers(monkeypatch):
     assert workers_of(2).told() == ["up to 2 workers, 1 CPU thread each: the numbers are those of --threads 1"]
     assert workers_of(2, threads=None).n_threads == 2
     assert workers_of(8, threads=None).told()[1].startswith("8 x 1 threads are more than the 4 cores here")
+    assert workers_of(8, threads=None).told()[1].endswith("(type a smaller --jobs)")
+    assert workers_of(4, threads=2).told()[1].endswith("(type a smaller --jobs, or --threads 1)")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert workers_of(2, device="auto").told()[1:] == ["the workers are dealt out over cuda:0, cuda:1"]

@@ -89,9 +89,10 @@ class Workers:
         elif devices != {"cpu"} and _has_gpu():
             told.append("all workers share one GPU and its memory")
         if self.n_jobs * self.n_threads > n_cores():
+            fewer_threads = ", or --threads 1" if self.n_threads > 1 else ""
             told.append(
                 f"{self.n_jobs} x {self.n_threads} threads are more than the {counted(n_cores(), 'core')} here: they will"
-                " wait for one another (type a smaller --jobs, or --threads 1)"
+                f" wait for one another (type a smaller --jobs{fewer_threads})"
             )
         return told
 
