@@ -22,7 +22,9 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process."""
 LOOK = timedelta(seconds=1)
 PATIENCE = timedelta(days=30)
-"""How long ranks wait for one another: rank 0 may train an embedder for days in between."""
+"""How long ranks wait for what rank 0 makes alone: it may train an embedder for days."""
+STEP = timedelta(hours=1)
+"""How long a rank waits for the others within a step; then one of them hangs."""
 
 
 class Ranks:
@@ -150,7 +152,7 @@ def joined(device: torch.device, stopping: Callable[[], bool]) -> Iterator[Ranks
         board, rank, size = next(distributed.rendezvous("env://", timeout=PATIENCE))
         backend = "nccl" if device.type == "cuda" else "gloo"
         group = distributed.PrefixStore("group", board)
-        distributed.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
+        distributed.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=STEP)
     except (RuntimeError, ValueError) as error:
         raise ResourceError(
             f"rank {os.environ['RANK']}: cannot join the others at {os.environ['MASTER_ADDR']}: {error}; expected "
