@@ -145,8 +145,13 @@ def test_a_preempted_worker_is_handed_in_again_and_goes_on(tmp_path):
     assert total.tolist() == other.total.tolist()
 
 
-def test_a_job_that_is_killed_is_said_to_be(tmp_path):
-    job = Slurm(cluster="local").start(tmp_path)
+@pytest.mark.parametrize("heeds", [signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "background"])
+def test_a_job_that_is_killed_is_said_to_be(tmp_path, heeds):
+    before = signal.signal(signal.SIGINT, heeds)  # a shell's background jobs ignore it
+    try:
+        job = Slurm(cluster="local").start(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert job.ended() == ""
     job.end()
     until = time.monotonic() + 30

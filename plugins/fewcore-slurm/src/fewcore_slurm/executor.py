@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,7 +87,8 @@ class Slurm:
             timeouts = {f"{self.cluster}_max_num_timeout": self.max_requeues}
             executor = submitit.AutoExecutor(folder / "submitit", cluster=self.cluster, **timeouts)
             executor.update_parameters(**self._parameters())
-            return SlurmJob(executor.submit(Task(str(folder))), folder)
+            with _interruptible():
+                return SlurmJob(executor.submit(Task(str(folder))), folder)
         except (RuntimeError, OSError, submitit.core.utils.FailedJobError) as error:
             raise ResourceError(
                 f"--executor slurm: no job can be submitted: {error}; expected a machine on which sbatch works, and a"
@@ -97,3 +100,19 @@ class Slurm:
         slurm = {f"slurm_{name}": value for name, value in texts.items() if value}
         sizes = {"cpus_per_task": self.cpus_per_task, "gpus_per_node": self.gpus_per_node, "mem_gb": self.mem_gb}
         return {"name": "fewcore", "timeout_min": self.timeout_min, **sizes, **slurm}
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let what is started here be ended by SIGINT, by which submitit cancels jobs of this machine.
+
+    A shell's background job ignores it, and what it starts would too.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if before is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, before)
