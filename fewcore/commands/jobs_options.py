@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewcore.commands.chosen import read_chosen
+from fewcore.chosen import read_chosen
 from fewcore.commands.pipeline_options import counted
 from fewcore.errors import PipelineError
 from fewcore.workers.executors import Executor, Processes, dealt_device, n_cores

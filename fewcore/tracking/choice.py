@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from fewcore.commands.chosen import read_chosen
+from fewcore.chosen import read_chosen
 from fewcore.errors import PipelineError, Problem
 
 if TYPE_CHECKING:

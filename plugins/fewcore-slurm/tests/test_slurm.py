@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fewcore import PipelineError, ResourceError, pipeline, plugins
-from fewcore.commands.chosen import read_chosen
+from fewcore.chosen import read_chosen
 from fewcore.runner import Runner
 from fewcore.session import Session
 from fewcore.store import Store
