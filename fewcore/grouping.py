@@ -15,7 +15,7 @@ import numpy as np
 
 from fewcore.contracts import Array, Predictions, Target
 from fewcore.errors import DataError
-from fewcore.metrics import Comparison, MetricRow, Outcome, StatisticalTest, UnitScores
+from fewcore.metrics import Comparison, MetricRow, Outcome, StatisticalTest, UnitScores, replaces_stage
 from fewcore.samples import SampleTest
 from fewcore.seeds import numpy_generator
 from fewcore.statistics import (
@@ -62,7 +62,7 @@ class Subject:
     @property
     def identity(self) -> dict[str, Any]:
         """What was put where a stage stands (axes `stages.NAME`): it says which model this is."""
-        return {k: v for k, v in self.conditions.items() if k.startswith("stages.") and k.count(".") == 1}
+        return {k: v for k, v in self.conditions.items() if replaces_stage(k)}
 
     @property
     def others(self) -> dict[str, Any]:

@@ -176,6 +176,15 @@ class UnitScores:
         return {**self.conditions, **self.more}
 
 
+def replaces_stage(axis: str) -> bool:
+    """Return whether an axis puts components where a stage stands.
+
+    >>> replaces_stage("stages.embed"), replaces_stage("stages.embed.dim"), replaces_stage("seed")
+    (True, False, False)
+    """
+    return axis.startswith("stages.") and axis.count(".") == 1
+
+
 FIGURE_COLOURS = (*(f"C{number}" for number in range(6)), "black")
 FIGURE_SHAPES = ("line", "dashed", "dot", "square")
 

@@ -18,7 +18,7 @@ from fewcore.comparing.runs import Run
 from fewcore.comparing.scores import EvaluatorScores, Judgement
 from fewcore.errors import FewcoreError, PipelineError, Problem, did_you_mean
 from fewcore.grouping import corrected
-from fewcore.metrics import Comparison, MetricRow, UnitScores
+from fewcore.metrics import Comparison, MetricRow, UnitScores, replaces_stage
 from fewcore.options import read_options
 
 if TYPE_CHECKING:
@@ -189,13 +189,13 @@ def _options(cls: type[Any], one: EvaluatorScores) -> Any:
 def _same_place(ours: UnitScores, theirs: UnitScores, choice: Choice) -> bool:
     """Return whether two models agree in every condition that both have; what was put into a stage's place may be chosen."""
     a, b = ours.facts, theirs.facts
-    free = {axis for axis in {*a} & {*b} if choice.pairs and axis.startswith("stages.") and axis.count(".") == 1}
+    free = {axis for axis in {*a} & {*b} if choice.pairs and replaces_stage(axis)}
     return ours.split == theirs.split == "test" and all(a[axis] == b[axis] for axis in ({*a} & {*b}) - free)
 
 
 def _told(units: UnitScores) -> str:
     """Return a model with its conditions, for people."""
-    facts = {k: v for k, v in units.facts.items() if not (k.startswith("stages.") and k.count(".") == 1)}
+    facts = {k: v for k, v in units.facts.items() if not replaces_stage(k)}
     return f"{units.name} ({', '.join(f'{key} {value}' for key, value in facts.items())})" if facts else units.name
 
 
@@ -214,8 +214,7 @@ def _tested(
     if reason:
         yield Refusal(*places, (_told(b.units),), reason)
         return
-    free = {k for k in {**a.units.facts, **b.units.facts} if k.startswith("stages.") and k.count(".") == 1}
-    conditions = {k: v for k, v in {**a.units.facts, **b.units.facts}.items() if k not in free}
+    conditions = {k: v for k, v in {**a.units.facts, **b.units.facts}.items() if not replaces_stage(k)}
     try:
         with np.errstate(all="ignore"):
             tests = component.paired_tests(b.units, a.units)

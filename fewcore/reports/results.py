@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fewcore.metrics import MetricRow, lower_is_better
+from fewcore.metrics import MetricRow, lower_is_better, replaces_stage
 from fewcore.reports.tables import short, words
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ class Line:
     @property
     def others(self) -> dict[str, Any]:
         """The conditions that do not say which model this is."""
-        return {key: value for key, value in self.conditions.items() if not _is_place(key)}
+        return {key: value for key, value in self.conditions.items() if not replaces_stage(key)}
 
     @property
     def subject(self) -> str:
         """What comparisons call the model: its stage, with what was put into the place of stages."""
-        chosen = ", ".join(str(value) for key, value in self.conditions.items() if _is_place(key))
+        chosen = ", ".join(str(value) for key, value in self.conditions.items() if replaces_stage(key))
         return f"{self.stage} [{chosen}]" if chosen else self.stage
 
     @property
@@ -95,10 +95,6 @@ class Line:
     def model(self) -> str:
         """What is judged under which conditions, whichever the repeat."""
         return repr((self.stage, self.method, self.split, self.conditions))
-
-
-def _is_place(axis: str) -> bool:
-    return axis.startswith("stages.") and axis.count(".") == 1
 
 
 def _is_mean(value: Any) -> bool:
