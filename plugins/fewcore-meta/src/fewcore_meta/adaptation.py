@@ -104,7 +104,7 @@ class TaskNetwork:
             return made[..., :n_way]
         shapes = {name: p.dim() for name, p in self.network.named_parameters()}
         outputs = []
-        averages = RunningAverages(self.network) if momentum else None
+        averages = RunningAverages(self._norms) if momentum else None
         for task, images in enumerate(x):
             own = {name: p[task] if p.dim() > shapes[name] else p for name, p in parameters.items()}
             marked = torch.ones(len(images), device=x.device) if counted is None else counted[task]

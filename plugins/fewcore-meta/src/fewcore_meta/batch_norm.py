@@ -87,15 +87,15 @@ def statistics_of_first(network: nn.Module, n_rows: int) -> Iterator[None]:
 
 
 class RunningAverages:
-    """The running averages of a network, moved by a meta-batch as if by one batch: each part of its tasks moves them from
+    """The running averages of layers, moved by a meta-batch as if by one batch: each part of its tasks moves them from
     where they were before, and they go on by the mean of these moves. So it does not matter how tasks are dealt out to
     parts and to ranks.
 
     `moves` are the moves so far, for `Ranks.sum`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        kept = [getattr(layer, name, None) for layer in norm_layers(network) for name in RUNNING]
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        kept = [getattr(layer, name, None) for layer in layers for name in RUNNING]
         self._buffers = [buffer for buffer in kept if isinstance(buffer, torch.Tensor)]
         self._before = [buffer.clone() for buffer in self._buffers]
         self.moves = [torch.zeros_like(buffer, dtype=torch.get_default_dtype()) for buffer in self._buffers]

@@ -39,7 +39,7 @@ from fewcore_meta.adaptation import (
     parts_of,
     predictor_from,
 )
-from fewcore_meta.batch_norm import RunningAverages
+from fewcore_meta.batch_norm import RunningAverages, norm_layers
 from fewcore_meta.task_history import draw_history
 from fewcore_meta.task_memory import bytes_of_image, estimated_bytes, say_memory
 from fewcore_meta.task_scores import mean_accuracy, task_accuracy, task_auc, task_loss
@@ -180,7 +180,7 @@ class Maml:
         score (t,) that the sampler observes: the area under the ROC curve of two classes, else the accuracy.
         """
         tasked.network.zero_grad()
-        averages = RunningAverages(tasked.network)
+        averages = RunningAverages(norm_layers(tasked.network) if self.norm == "running" else ())
         n_tasks, mine = len(batch), ranks.share(len(batch))
         told = torch.zeros(3, n_tasks, dtype=torch.float64, device=gather.device)
         at = mine.start

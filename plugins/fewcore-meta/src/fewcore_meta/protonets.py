@@ -271,7 +271,7 @@ class ProtoNets:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step; return the mean loss and each task's share of right queries, (t,)."""
         adam.zero_grad()
-        averages = RunningAverages(network)
+        averages = RunningAverages(norm_layers(network))
         told = torch.zeros(2, len(batch), dtype=torch.float64, device=gather.device)
         for i in range(len(batch))[ranks.share(len(batch))]:
             # Padding is left out before the network, so that it enters no batch statistic either.
