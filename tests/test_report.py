@@ -21,11 +21,13 @@ from rich.console import Console
 
 from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
 from fewcore.reports.drawing import draw
-from fewcore.reports.figures import curve_drawings, learning_drawings
+from fewcore.reports.figures import curve_drawings, learning_drawings, result_drawings
 from fewcore.reports.headline import headline, tiles
 from fewcore.reports.page import render_html, render_markdown
-from fewcore.reports.report import Picture, RunReport, StageRecord, metrics_json, summary_table, write_report
+from fewcore.reports.places import places_by_tasks
+from fewcore.reports.report import Picture, RunReport, StageRecord, TaskCount, metrics_json, summary_table, write_report
 from fewcore.reports.result_tables import paper_table, results_tables
+from fewcore.reports.results import results_of
 from fewcore.reports.sheets import sheet_of
 from fewcore.reports.tests_tables import comparison_table
 
@@ -626,6 +628,30 @@ def test_a_number_that_is_varied_is_an_axis(report: RunReport) -> None:
     rows = tuple(row(n, s, conditions={"labels.share": s}) for n in ("a", "b") for s in (0.1, 0.2, 0.5))
     text = render_markdown(replace(report, reports={"score": MetricReport(rows)}))
     assert "accuracy along labels.share: a from 10.0 to 50.0; b from 10.0 to 50.0." in text
+
+
+def test_results_are_drawn_against_the_number_of_tasks(report: RunReport) -> None:
+    embed, order = "stages.embed", "stages.tasks"
+    rows = tuple(
+        row("tuned", k / 10, conditions={embed: str(k), order: o}, seen="")
+        for k in (3, 4, 5)
+        for o in ("random", "bandit")
+    )
+    rows += (row("clusters", 0.5, conditions={embed: "3"}), row("scratch", 0.4, conditions={}))
+    sizes = {"3": (6,), "4": (25, 23), "5": (90,)}
+    counts = [
+        TaskCount("tuned", {embed: k, order: o}, n) for k in sizes for o in ("random", "bandit") for n in sizes[k]
+    ]
+    # A model whose list is the same everywhere makes no curve.
+    counts += [TaskCount("scratch", {embed: k, order: "random"}, 6) for k in sizes]
+    changed = replace(report, reports={"score": MetricReport(rows)}, task_counts=tuple(counts))
+    (drawn,) = [one for one in result_drawings(changed) if "number of tasks" in one.title]
+    assert drawn.title == "accuracy against number of tasks"
+    curve = "tuned, stages.tasks {} from 30.0 to 50.0"
+    assert drawn.alt == f"accuracy along number of tasks: {curve.format('random')}; {curve.format('bandit')}."
+    places = places_by_tasks(changed.task_counts, results_of(changed)[0].main)
+    assert [place.x for place in places] == [6, 24, 90] * 2
+    assert {place.line.stage for place in places} == {"tuned"}
 
 
 def test_figures_take_the_pages_ink_and_leave_no_global_state(report: RunReport) -> None:

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from fewcore.contracts import Array
 from fewcore.metrics import Figure, MetricReport
 from fewcore.reports.drawing import COLOURS, INK, MARKERS, Drawing, Key, Series, draw, page_colour, plot
+from fewcore.reports.places import Place, places_by_tasks
 from fewcore.reports.results import Column, Line, Results, paper_number, results_of, unlabelled
 from fewcore.reports.tables import is_percent, number, short, words
 
@@ -30,7 +31,8 @@ WIDE = 6.0
 
 
 def result_drawings(report: RunReport) -> list[Drawing]:
-    """Return the results as dots with intervals, a panel a column, or as lines where a number is varied.
+    """Return the results as dots with intervals, a panel a column, or as lines where a number is varied; and as lines
+    over the number of tasks to train on, where that varies.
 
     Where there are means over repeats, they are shown, and not the single repeats.
     """
@@ -39,12 +41,16 @@ def result_drawings(report: RunReport) -> list[Drawing]:
 
 def _results_drawings(report: RunReport, results: Results) -> list[Drawing]:
     lines = [line for line in results.main if line.split == "test"] or list(results.main)
-    axis = _numeric_axis(lines)
-    if axis:
-        return [_along(axis, column, lines) for column in results.columns[:MOST_PANELS]]
+    columns = results.columns[:MOST_PANELS]
+    by_tasks = places_by_tasks(report.task_counts, lines)
+    drawings = [_along("number of tasks", column, by_tasks) for column in columns] if by_tasks else []
+    if axis := _numeric_axis(lines):
+        numbered = [line for line in lines if isinstance(line.conditions.get(axis), int | float)]
+        places = [Place(line, axis, float(line.conditions[axis])) for line in numbered]
+        return [*(_along(words(axis), column, places) for column in columns), *drawings]
     if len(lines) < 2 or len(lines) > MOST_LINES:
-        return []
-    return [_dots(report, column, lines) for column in results.columns[:MOST_PANELS]]
+        return drawings
+    return [*(_dots(report, column, lines) for column in columns), *drawings]
 
 
 def _numeric_axis(lines: Sequence[Line]) -> str:
@@ -55,13 +61,11 @@ def _numeric_axis(lines: Sequence[Line]) -> str:
     return ""
 
 
-def _along(axis: str, column: Column, lines: Sequence[Line]) -> Drawing:
+def _along(x_label: str, column: Column, places: Sequence[Place]) -> Drawing:
     groups: dict[str, list[tuple[float, Any]]] = {}
-    for line in lines:
-        if column in line.values and isinstance(line.conditions.get(axis), int | float):
-            own = {key: value for key, value in line.conditions.items() if key != axis}
-            label = ", ".join(part for part in (line.name, replace(line, conditions=own, repeats={}).note) if part)
-            groups.setdefault(label, []).append((float(line.conditions[axis]), line.values[column]))
+    for place in places:
+        if column in place.line.values:
+            groups.setdefault(place.label, []).append((place.x, place.line.values[column]))
     series = []
     for label, points in groups.items():
         points.sort(key=lambda point: point[0])
@@ -70,10 +74,9 @@ def _along(axis: str, column: Column, lines: Sequence[Line]) -> Drawing:
         series.append(Series(label, x, y, low=low, high=high, marks=True))
     percent = is_percent(column.metric, [float(v) for one in series for v in one.y])
     ends = "; ".join(f"{s.label} from {number(s.y[0], percent)} to {number(s.y[-1], percent)}" for s in series)
-    alt = f"{column.label} along {axis}: {ends}."
-    return plot(
-        column.label, series, words(axis), words(column.metric) + (" (%)" if percent else ""), alt, percent=percent
-    )
+    alt = f"{column.label} along {x_label}: {ends}."
+    title = f"{column.label} against {x_label}"
+    return plot(title, series, x_label, words(column.metric) + (" (%)" if percent else ""), alt, percent=percent)
 
 
 def _dots(report: RunReport, column: Column, lines: Sequence[Line]) -> Drawing:
@@ -81,8 +84,7 @@ def _dots(report: RunReport, column: Column, lines: Sequence[Line]) -> Drawing:
     percent = is_percent(column.metric, [row.value for _, row in shown])
     scale = 100 if percent else 1
     papers = [paper_number(report, row) for _, row in shown]
-    several = len({line.name for line, _ in shown}) < len(shown)
-    names = [short(f"{line.name} {line.note}" if several else line.name, 28) for line, _ in shown]
+    names = [short(name, 32) for name in _telling_names([line for line, _ in shown])]
 
     def paint(axes: Axes) -> None:
         for place, ((_, row), paper) in enumerate(zip(shown, papers, strict=True)):
@@ -103,6 +105,17 @@ def _dots(report: RunReport, column: Column, lines: Sequence[Line]) -> Drawing:
     told = "; ".join(f"{name} {number(row.value, percent)}" for name, (_, row) in zip(names, shown, strict=True))
     svg = draw(paint, height=0.27 * len(shown) + 0.75)
     return Drawing(column.label, svg, f"{column.label}, with 95% intervals: {told}.", tuple(keys))
+
+
+def _telling_names(lines: Sequence[Line]) -> list[str]:
+    """Return a short name for each line: the model's, and in brackets what else tells it from the others."""
+    told = [{"method": line.method, "split": line.split, **line.conditions, **line.repeats} for line in lines]
+    names = []
+    for line, own in zip(lines, told, strict=True):
+        alike = [other for one, other in zip(lines, told, strict=True) if one.name == line.name]
+        apart = [v for k, v in own.items() if any(other.get(k) != v for other in alike)]
+        names.append(f"{line.name} [{', '.join(map(str, apart))}]" if apart else line.name)
+    return names
 
 
 def learning_drawings(stages: Iterable[StageRecord]) -> list[Drawing]:

@@ -78,6 +78,15 @@ class Picture:
     svg: str = ""
 
 
+@dataclass(frozen=True)
+class TaskCount:
+    """How many tasks there were to train a model on: `stage` is the model's, `conditions` its cell's matrix values."""
+
+    stage: str
+    conditions: Mapping[str, Any]
+    n: int
+
+
 @dataclass(frozen=True, eq=False)
 class RunReport:
     """Everything that a report tells.
@@ -85,7 +94,8 @@ class RunReport:
     `pipeline` is the resolved YAML text and `command` what was typed. `reports` maps each evaluator stage to what it
     made. `published` holds the paper's numbers: `{"source": ..., "rows": [{"stage", "metric", "way", "shot", "value",
     "ci95", "label"}]}`, where `ci95` is the half width. `data` describes the images: `images`, `size`, `splits`,
-    `preparation`, `groups`, `classes`, `split_check`. `candidates` are what `select` chose from; `failures` what is missing, and why.
+    `preparation`, `groups`, `classes`, `split_check`. `candidates` are what `select` chose from; `failures` what is missing, and why. `task_counts`
+    are those of models that were trained on a fixed list of tasks, one a cell.
     """
 
     name: str
@@ -100,6 +110,7 @@ class RunReport:
     data: Mapping[str, Any]
     candidates: tuple[Mapping[str, Any], ...] = field(default=())
     failures: tuple[str, ...] = ()
+    task_counts: tuple[TaskCount, ...] = ()
 
 
 def plain(value: Any) -> Any:

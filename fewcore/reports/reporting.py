@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch
 import yaml
 
 from fewcore.contracts import Seen
-from fewcore.nodes import Node
+from fewcore.errors import FewcoreError
+from fewcore.nodes import Node, result_class
 from fewcore.pipeline import Pipeline
 from fewcore.reports.pictures import pictures
-from fewcore.reports.report import RunReport, StageRecord
+from fewcore.reports.report import RunReport, StageRecord, TaskCount
 from fewcore.runner import Result
 from fewcore.session import Session
+from fewcore.wiring import CLASSES
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 
@@ -39,6 +41,7 @@ def build_report(pipeline: Pipeline, session: Session, result: Result, *, comman
         data=_data(session, first),
         candidates=tuple(result.candidates),
         failures=tuple(str(failure) for failure in result.failures),
+        task_counts=tuple(_task_counts(session, result.models)),
     )
 
 
@@ -92,6 +95,27 @@ def _records(session: Session, nodes: list[Node], result: Result) -> tuple[Stage
             ),
         )
     return tuple(records.values())
+
+
+def _task_counts(session: Session, models: list[Node]) -> Iterator[TaskCount]:
+    """Yield how many tasks each model was trained on, where its sampler has a fixed list of them."""
+    for node in models:
+        samplers = [n for n in _upstream(node) if n.stage.kind == "task_sampler" and n.stage.split == "train"]
+        # A stream without an end has no length, and making one anew may take long.
+        if len(samplers) == 1 and hasattr(result_class(samplers[0].stage), "__len__"):
+            try:
+                yield TaskCount(node.stage.name, node.cell.matrix, len(session.value(samplers[0])))
+            except FewcoreError:  # its clusters are gone from the store: a figure less
+                continue
+
+
+def _upstream(node: Node) -> list[Node]:
+    """Return the stages on which a stage depends, each once."""
+    found: dict[str, Node] = {}
+    names = [name for sources in node.stage.inputs.values() for name in sources if name != CLASSES]
+    for name in names:
+        found |= {name: node.others[name], **{other.stage.name: other for other in _upstream(node.others[name])}}
+    return list(found.values())
 
 
 def _seen(seen: Seen, kind: str) -> str:
