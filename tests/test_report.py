@@ -599,6 +599,17 @@ def test_a_headline_speaks_of_the_attribute_that_was_asked_for(report: RunReport
     assert "80.0" in told
 
 
+@pytest.mark.parametrize(("share", "beaten"), [(0.85, True), (0.75, False)])
+def test_the_headline_says_where_the_best_model_is_no_better_than_the_commonest_class(
+    report: RunReport, share: float, beaten: bool
+) -> None:
+    rows = (row("maml", 0.8, conditions={}), row("majority", share, conditions={}, seen=""))
+    (told,) = headline(replace(report, reports={"score": MetricReport(rows)}))
+    ending = " That is no better than majority (85.0 ± 0.8 %), which learns nothing."
+    assert told.replace("\u00a0", " ").endswith(ending) == beaten
+    assert ("learns nothing" in told) == beaten
+
+
 @pytest.mark.parametrize(("n", "folded"), [(3, False), (100, True)])
 def test_many_paired_tests_are_folded_away(report: RunReport, n: int, folded: bool) -> None:
     pairs = tuple(Comparison("accuracy", "a", f"b{i}", 0.1, (0.0, 0.2), 0.04, 0.04, 50, "paired t") for i in range(n))

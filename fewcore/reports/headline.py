@@ -35,7 +35,13 @@ def headline(report: RunReport) -> list[str]:
         free = [line for line in ranked if unlabelled(line.values[column])]
         taught = [line for line in ranked if line.values[column].seen and line not in free]
         percent = is_percent(column.metric, [line.values[column].value for line in ranked])
-        return [_said(report, rivals, column, percent) for rivals in (free, taught) if rivals]
+        # Rows that saw nothing, such as the share of the commonest class, are no models.
+        idle = [line for line in ranked if not line.values[column].seen]
+        return [
+            _said(report, rivals, column, percent) + _no_better(rivals[0], idle, column, percent)
+            for rivals in (free, taught)
+            if rivals
+        ]
     return []
 
 
@@ -56,9 +62,18 @@ def _said(report: RunReport, ranked: Sequence[Line], column: Column, percent: bo
         text += f"; the paper reports {number(float(paper['value']), percent)}" + ("\u00a0%" if percent else "")
     if len(rivals) > 1:
         kind = "saw no label" if unlabelled(row) else "saw labels"
-        text += f". Of {len(rivals)} models that {kind} this is the best number; next is {rivals[1].name}"
+        other = _name(rivals[1]) if rivals[1].name == best.name else rivals[1].name
+        text += f". Of {len(rivals)} models that {kind} this is the best number; next is {other}"
         text += f" with {_value(rivals[1].values[column], percent)}{_verdict(report, best, rivals[1], column)}"
     return f"{text}.{_beside(row.seen)}"
+
+
+def _no_better(best: Line, idle: Sequence[Line], column: Column, percent: bool) -> str:
+    """Return a sentence where the best model is no better than a row that learns nothing."""
+    value, sign = best.values[column].value, -1 if lower_is_better(column.metric) else 1
+    ahead = [line for line in idle if line.others == best.others and sign * (line.values[column].value - value) >= 0]
+    told = [f"{line.name} ({_value(line.values[column], percent)})" for line in ahead[:1]]
+    return f" That is no better than {told[0]}, which learns nothing." if told else ""
 
 
 def _given(train: int | None, seen: str) -> str:
@@ -123,7 +138,6 @@ def tiles(report: RunReport) -> list[tuple[str, str]]:
     memory = max((stage.peak_memory_mb for stage in report.stages), default=0.0)
     reused = states.count("reused")
     missing = states.count("failed") + states.count("missing")
-    # Rows that saw nothing, such as the share of the commonest class, are no models.
     lines = [line for results in results_of(report) for line in results.lines]
     judged = {line.subject for line in lines if any(row.seen for row in line.values.values())}
     splits = report.data.get("splits")
