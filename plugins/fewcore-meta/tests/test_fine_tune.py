@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from few_shot_samples import two_class_images
+from torch import nn
+from torch.nn import functional
 
-from fewcore import DataError, Interrupted, Run, auc, torch_generator
+from fewcore import DataError, Gather, Interrupted, Run, auc, torch_generator
 from fewcore.testing import ToyBackbone
 from fewcore_meta.fine_tune import FineTune, WithHead, classifier
 from fewcore_meta.supervised import validation_score
@@ -46,6 +48,35 @@ def test_a_head_of_as_many_outputs_is_kept_and_another_gets_a_new_layer():
     torch.testing.assert_close(kept(x), with_head.network(x))
     torch.testing.assert_close(added.network(x), without.network(x))
     assert added(x).shape == (3, 2)
+
+
+def test_a_head_of_another_number_of_classes_is_replaced_not_built_upon():
+    start = trained(2)
+    changed = classifier(start, SHAPE, 3, torch_generator(1))
+    assert type(changed) is type(start.network)
+    assert changed.head.weight.shape == (3, start.network.head.in_features)
+    assert start.network.head.out_features == 2
+    other = {n: v for n, v in changed.state_dict().items() if not n.startswith("head.")}
+    torch.testing.assert_close(other, {n: start.network.state_dict()[n] for n in other})
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_running_statistics_begin_at_the_training_images_where_there_are_none(moved):
+    images = two_class_images(40, seed=0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 2)
+    )
+    for layer in (network[1], network[3]):
+        # As after a start that moved them: nothing is to be begun.
+        layer.running_mean += float(moved)
+    found = tuned(SimpleNamespace(network=network), images, epochs=1, learning_rate=0.0, batch_size=40)
+    mean, pixels = found.network[1].running_mean, Gather(images, torch.device("cpu"))(np.arange(len(images)))
+    with torch.no_grad():
+        expected = network[0](pixels).mean((0, 2, 3))
+        # What leaves the first norm has the mean 0 and the spread 1, so that the second sees its positive part.
+        second = functional.batch_norm(network[0](pixels), None, None, training=True).relu().mean((0, 2, 3))
+    assert torch.allclose(mean, expected, atol=1e-4) is not moved
+    assert torch.allclose(found.network[3].running_mean, second, atol=1e-3) is not moved
 
 
 def test_the_start_is_left_as_it_was():

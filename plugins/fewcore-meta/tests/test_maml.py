@@ -252,6 +252,14 @@ def test_loss_is_summed_over_classes():
     assert task_accuracy(logits, padded).tolist() == [1.0]
 
 
+def test_classes_of_a_task_weigh_the_same_however_many_queries_they_have():
+    logits = torch.randn(3, 7, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[0, 0, 0, 0, 1, 2, -1], [0, 1, 1, 1, 1, 2, 2], [1, 1, 1, 2, 2, 2, 2]])
+    for task, (own, wanted) in enumerate(zip(logits, labels, strict=True)):
+        means = [functional.cross_entropy(own[wanted == k], wanted[wanted == k]) for k in range(3) if k in wanted]
+        torch.testing.assert_close(task_loss(logits, labels)[task], 3 * torch.stack(means).mean())
+
+
 def test_zero_inner_steps_are_plain_training_on_the_queries():
     images = make_images()
     batch = Episodes(images).at(range(2))

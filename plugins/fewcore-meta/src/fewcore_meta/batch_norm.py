@@ -46,6 +46,18 @@ def keep_statistics(network: nn.Module, images: torch.Tensor) -> None:
             hook.remove()
 
 
+@torch.no_grad()
+def begin_statistics(network: nn.Module, images: torch.Tensor) -> None:
+    """Let running statistics begin at those of images (n, c, ...), where no image has moved them yet.
+
+    A network fresh from its backbone, or meta-trained by the statistics of batches, has the mean 0 and the variance 1 in
+    every layer, and averages need dozens of steps to leave them behind: so long its running statistics would misjudge it.
+    """
+    layers = [layer for layer in norm_layers(network) if isinstance(layer.running_mean, torch.Tensor)]
+    if layers and not any(layer.running_mean.any() or (layer.running_var != 1).any() for layer in layers):  # type: ignore[operator,union-attr]
+        keep_statistics(network, images)
+
+
 def _take_statistics(n_rows: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     """Return a hook that makes the statistics of a layer's first `n_rows` inputs its running ones."""
 

@@ -62,8 +62,8 @@ class WithHead(nn.Module):
 def classifier(start: Any, shape: tuple[int, ...], n_classes: int, generator: torch.Generator) -> nn.Module:
     """Return a network with `n_classes` outputs for images of `shape`, with the weights of the start.
 
-    A backbone is built. A trained network is copied: it keeps its head where that has as many outputs as there are
-    classes, and gets a new one otherwise.
+    A backbone is built. A trained network is copied. Its linear `head` is kept where it has as many outputs as there are
+    classes, and replaced otherwise; a network without one, such as an encoder's, gets one behind its outputs.
     """
     if isinstance(start, Backbone):
         return start.build(shape, n_classes, generator)
@@ -74,6 +74,11 @@ def classifier(start: Any, shape: tuple[int, ...], n_classes: int, generator: to
             "meta-learner or learner that trains one (acai, deepcluster, maml, protonets, fine-tune)"
         )
     network.requires_grad_(True).cpu().eval()
+    head = getattr(network, "head", None)
+    if isinstance(head, nn.Linear):
+        if head.out_features != n_classes:
+            network.head = linear_layer(head.in_features, n_classes, generator)
+        return network
     with torch.no_grad():
         n_outputs = network(torch.zeros(1, *shape)).flatten(1).shape[1]
     return network if n_outputs == n_classes else WithHead(network, n_outputs, n_classes, generator)
@@ -115,7 +120,8 @@ class FineTune:
 
     The start is a backbone (from scratch), or whatever trained a network: an embedder, a meta-learner, a learner. A
     meta-learner may have kept snapshots of itself: each is fine-tuned, and the best on validation is kept. A network with
-    as many outputs as there are classes keeps its head, another gets a new one.
+    as many outputs as there are classes keeps its head, another gets a new one. Where batch norm has no running statistics
+    yet, as after `maml` (but for `norm: running`) and from scratch, they begin at those of the training images.
 
     The loss is the cross-entropy, in which all classes weigh the same however many images they have (`weighted`). After
     each epoch the validation images are classified by batch norm's running statistics; what counts is the area under the

@@ -60,9 +60,10 @@ class Maml:
 
     Inner loop: full-batch gradient descent on the support set, all weights but those of batch norm. Outer loop: Adam on
     the query loss after the last inner step, averaged over tasks, through the inner steps (second order). A loss is
-    summed over classes: the number of classes times the mean cross-entropy, inside and outside, so that `inner_lr` means
-    what it means in the published code (with a mean, 20-way steps would be 20 times too small). At test the first M
-    outputs of the network serve M classes; M may not exceed the classes of meta-training.
+    summed over classes, of each the mean cross-entropy of its images, inside and outside, so that `inner_lr` means what it
+    means in the published code (with a mean over classes, 20-way steps would be 20 times too small), and that a class with
+    few queries weighs as much as one with many. At test the first M outputs of the network serve M classes; M may not
+    exceed the classes of meta-training.
 
     `norm` says where batch norm takes its statistics when a task's queries are classified: from these queries
     (`transductive`, as in the paper: a score depends on what else is asked), from the task's support set (`support`), or

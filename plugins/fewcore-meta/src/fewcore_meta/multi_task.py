@@ -25,8 +25,9 @@ from fewcore import (
     option,
     torch_generator,
 )
+from fewcore_meta.batch_norm import begin_statistics
 from fewcore_meta.fine_tune import FineTunedPredictor, WithHead, linear_layer
-from fewcore_meta.supervised import BestOnValidation, Epochs, class_labels, known_rows
+from fewcore_meta.supervised import BestOnValidation, Epochs, at_once, class_labels, known_rows
 
 
 def trunk_with_head(backbone: Backbone, shape: tuple[int, ...], n_classes: int, generator: torch.Generator) -> WithHead:
@@ -86,6 +87,7 @@ class MultiTask:
         gather, best = Gather(images, run.device), BestOnValidation(network, validation, validated, run.device)
         labels, weights = class_labels(images, rows, run.device)
         epoch_of = Epochs(len(rows), self.batch_size, int(run.rng.integers(2**62)))
+        begin_statistics(network, gather(rows[: at_once(gather)]))
         state: dict[str, Any] = {"networks": both, "optimiser": optimiser, "tasks": cursor, "best": best.state}
         for step in run.loop(self.epochs * epoch_of.n_batches, **state):
             batch, drawn = epoch_of.batch(step), _Drawn(cursor.draw(self.tasks_per_step))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewcore import Array, DataError, Gather, ImageSet, Run, auc, child_seed, module_arrays, numpy_generator
+from fewcore_meta.batch_norm import begin_statistics
 
 VALUES_AT_ONCE = 2**24
 """Input values that are looked at together: 64 MB of float32."""
@@ -51,6 +52,7 @@ class Training:
         optimiser = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         gather, best = Gather(images, run.device), BestOnValidation(network, *validation, run.device)
         epoch_of = Epochs(len(rows), self.batch_size, int(run.rng.integers(2**62)))
+        begin_statistics(network, gather(rows[: at_once(gather)]))
         state: dict[str, Any] = {"network": network, "optimiser": optimiser, "best": best.state}
         for step in run.loop(self.epochs * epoch_of.n_batches, name=name, **state):
             batch = epoch_of.batch(step)
@@ -69,10 +71,15 @@ class Training:
 def probabilities(network: nn.Module, gather: Gather, n: int) -> Array:
     """Return the probability of each class for images 0 to n - 1, (n, k) float32, by running statistics."""
     network.eval()
-    at_once = max(1, VALUES_AT_ONCE // math.prod(gather.shape))
+    batches = np.array_split(np.arange(n), math.ceil(n / at_once(gather)))
     with torch.no_grad():
-        parts = [network(gather(np.arange(n)[i : i + at_once])).softmax(1).cpu() for i in range(0, n, at_once)]
+        parts = [network(gather(batch)).softmax(1).cpu() for batch in batches]
     return np.asarray(torch.cat(parts).numpy())
+
+
+def at_once(gather: Gather) -> int:
+    """Return how many images are looked at together."""
+    return max(1, VALUES_AT_ONCE // math.prod(gather.shape))
 
 
 class Epochs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -10,13 +11,18 @@ from fewcore import Array, TaskBatch
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each task, summed over classes: k times the mean, (t,), as in CACTUs' code.
+    """Return the cross-entropy of each task, summed over classes, of each class the mean over its images, (t,).
 
-    `logits` is (t, n, k), `labels` (t, n), -1 for what does not count.
+    `logits` is (t, n, k), `labels` (t, n), -1 for what does not count. Where classes have equally many images that is k
+    times the mean over all, as in CACTUs' code; where they do not, as with unequal sides of `cluster-subsets`, each class
+    weighs the same. A class without an image counts as the mean of the others.
     """
+    k = logits.shape[-1]
     each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1, reduction="none")
-    known = (labels >= 0).sum(1)
-    return logits.shape[-1] * each.view(labels.shape).sum(1) / known
+    counts = (labels[..., None] == torch.arange(k, device=labels.device)).sum(1)
+    # What does not count has the loss 0, and may stand for a class without an image.
+    own = counts.gather(1, labels.clamp(min=0)) * (counts > 0).sum(1, keepdim=True)
+    return k * (each.view(labels.shape) / own.clamp(min=1)).sum(1)
 
 
 def task_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
