@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 
+import nibabel
 import numpy as np
 import pytest
 from breasts_made import AXIAL, CENTRES, LESION, MIDLINE, REACH, SHAPE, SKIN, SPACING, examination, save, write_breasts
@@ -187,6 +188,32 @@ def test_volumes_in_any_orientation_give_the_same_breasts(folder, name):
     found = load(folder)
     np.testing.assert_array_equal(found.images, straight.images)
     np.testing.assert_array_equal(found.geometry["side"], straight.geometry["side"])
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_t1_and_subtraction_may_be_stored_along_different_axes(folder, name):
+    text = HEAD + "x,b1.nii,b2.nii,none,malignant,train\n"
+    straight = load(table(folder, text))
+    affine = AFFINES[name][1].astype(float)
+    # Where an axis runs the other way, its first voxel is the other's last.
+    ends = np.array(SHAPE[::-1]) - 1
+    affine[:3, 3] = np.where(np.diag(affine)[:3] * np.diag(AXIAL)[:3] < 0, np.diag(AXIAL)[:3] * ends, 0)
+    save(folder / "b1.nii", turned(examination(1, lesions=("left",))[0], name), affine)
+    np.testing.assert_array_equal(load(folder).images, straight.images)
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 1)])
+def test_a_header_that_does_not_say_where_left_is_is_refused(folder, codes):
+    header = nibabel.load(folder / "b2.nii")
+    header.set_sform(AXIAL, code=codes[0])
+    header.set_qform(AXIAL, code=codes[1])
+    nibabel.save(header, folder / "c2.nii")
+    table(folder, HEAD + GOOD + "y,d1.nii,c2.nii,none,malignant,train\n")
+    if any(codes):
+        assert load(folder).labels.tolist()[-2:] == [0, 1]
+    else:
+        (problem,) = told(folder)
+        assert "line 4, subtraction: a NIfTI header that does not say where left is" in problem
 
 
 def test_dicom_series_give_what_nifti_gives(folder, write_series):

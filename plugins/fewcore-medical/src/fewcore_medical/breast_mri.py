@@ -95,7 +95,7 @@ class BreastMri:
             except DataError as error:
                 problems += error.problems
         if problems:
-            raise DataError(*problems, title="breast-mri")
+            raise DataError(*problems, title=str(folder / self.table))
         return self._image_set(images, spacings, rows)
 
     def _folder(self) -> Path:
@@ -131,22 +131,31 @@ class BreastMri:
         problems: list[Problem] = []
         volumes = []
         for phase in PHASES:
+            where = f"{study.where}, {phase}"
             try:
-                volume = load_volume(getattr(study, phase), f"{study.where}, {phase}")
+                volume = load_volume(getattr(study, phase), where)
             except DataError as error:
                 problems += error.problems
                 continue
             if np.ptp(volume.values) == 0:
-                problems.append(Problem(f"{study.where}, {phase}", "a volume of one value", "an image"))
-            volumes.append(volume)
-        if len(volumes) == len(PHASES) and (differs := _difference(*volumes)):
+                problems.append(Problem(where, "a volume of one value", "an image", "export the series again"))
+            if not volume.has_sides:
+                found, expected = (
+                    "a NIfTI header that does not say where left is",
+                    "an sform_code or qform_code above 0",
+                )
+                problems.append(Problem(where, found, expected, "convert the DICOM series again"))
+            # Turned before they are compared: T1 and subtraction may have been stored along different axes.
+            volumes.append(volume.oriented())
+        placed = [volume for volume in volumes if volume.has_sides]
+        if len(placed) == len(PHASES) and (differs := _difference(*placed)):
             expected = "both on one grid"
             problems.append(
                 Problem(study.where, f"t1 and subtraction of {differs}", expected, "resample one to the other")
             )
         if problems:
             raise DataError(*problems)
-        t1, subtraction = (volume.oriented() for volume in volumes)
+        t1, subtraction = volumes
         return t1, subtraction
 
     def _cut(self, volume: Volume, box: BreastBox) -> Array:

@@ -53,7 +53,9 @@ def read_nifti(path: Path, *, flat: bool = False) -> Volume:
     affine = TO_LPS @ affine
     normal = affine[:3, 2] / np.linalg.norm(affine[:3, 2])
     positions = affine[:3, 3] @ normal + np.linalg.norm(affine[:3, 2]) * np.arange(shape[2])
-    return Volume(check_values(values.transpose(2, 1, 0)), affine, positions)
+    # Without both codes the standard leaves open where left is, and nibabel's affine is a habit of its own.
+    has_sides = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+    return Volume(check_values(values.transpose(2, 1, 0)), affine, positions, has_sides)
 
 
 def _opened(path: Path) -> IO[bytes]:

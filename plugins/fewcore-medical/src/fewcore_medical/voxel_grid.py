@@ -37,12 +37,14 @@ class Volume:
 
     `values` are (d, h, w) float32. `affine` (4, 4) takes (column, row, slice, 1) to millimetres left, posterior and
     superior of the scanner's origin, as DICOM counts. `positions` (d,) are the places of the slices along their normal,
-    in millimetres, rising; they may be uneven where the reader was told that they may.
+    in millimetres, rising; they may be uneven where the reader was told that they may. `has_sides` is false where the file does
+    not say which side is left: then left and right of the affine are a guess.
     """
 
     values: Array
     affine: Array
     positions: Array
+    has_sides: bool = True
 
     @property
     def spacing(self) -> tuple[float, float, float]:
