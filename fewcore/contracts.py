@@ -383,6 +383,15 @@ class Predictions:
         return cls(arrays["ids"], **made, value_names=tuple(meta["value_names"]))
 
 
+def split_word(split: str) -> str:
+    """Return a split as an adjective.
+
+    >>> split_word("train"), split_word("test")
+    ('training', 'test')
+    """
+    return "training" if split == "train" else split
+
+
 @dataclass(frozen=True)
 class Seen:
     """What was seen on the way to a value: for each split the number of images and of labels, and notes.
@@ -409,8 +418,7 @@ class Seen:
 
     def __str__(self) -> str:
         def count(numbers: Mapping[str, int]) -> str:
-            names = {"train": "training"}
-            return " + ".join(f"{numbers[s]} {names.get(s, s)}" for s in sorted(numbers) if numbers[s])
+            return " + ".join(f"{numbers[s]} {split_word(s)}" for s in sorted(numbers) if numbers[s])
 
         text = f"labels: {count(self.labels) or 'none'}"
         if watched := count({s: n for s, n in self.monitored.items() if not self.labels.get(s)}):

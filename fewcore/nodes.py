@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import numpy as np
 
 from fewcore.cells import Cell
-from fewcore.contracts import Array, ImageSet, Seen
-from fewcore.errors import DataError, PluginError
+from fewcore.contracts import Array, ImageSet, Seen, split_word
+from fewcore.errors import DataError, PluginError, Problem
 from fewcore.kinds import KINDS
 from fewcore.run import Run
 from fewcore.views import Show, view
@@ -33,6 +33,29 @@ class Table:
                 f"stages.{who}: found no {split} rows; expected splits with {split}"
                 " (type splits: {test: 0.25, validation: 0.1})"
             )
+
+    def check_classes(self, where: str, splits: Collection[str], *, all_known: bool) -> None:
+        """Refuse two classes of which one has no image in one of the splits, before anything is trained on them.
+
+        Training images count whose labels are known, or all of them with `all_known`.
+
+        Raises:
+            DataError: as said, all splits at once.
+
+        """
+        names = self.images.class_names if self.images.target else ()
+        problems = []
+        for split in (split for split in self.rows if split in splits and len(names) == 2):
+            labels = self.images.labels[self.rows[split]]
+            if split == "train" and not all_known:
+                labels = np.where(self.known, labels, -1)
+            counts = np.bincount(labels[labels >= 0], minlength=2)
+            if missing := [name for name, n in zip(names, counts, strict=True) if not n]:
+                found = f"no {split_word(split)} image with the label {' or '.join(missing)} among {len(labels)}"
+                expected = f"both classes of '{self.images.target}' in each split"
+                problems.append(Problem(where, found, expected, "another splits.seed, other shares, or more labels"))
+        if problems:
+            raise DataError(*problems)
 
     def view(self, split: str, show: Show) -> ImageSet:
         """Return the rows of a split; of the training rows' targets at most the known ones."""

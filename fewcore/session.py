@@ -7,7 +7,7 @@ that was killed and one that was not go the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -78,7 +78,22 @@ class Session:
         for stage in stages:
             if stage.kind != "evaluator":
                 nodes[stage.name] = self._agreed(stage, cell, nodes)
+        for stage in stages:
+            if "scores" in getattr(stage.component, "reads", ()):
+                self._check_classes(cell, [nodes[name] for name in stage.inputs["outcomes"]])
         return nodes
+
+    def _check_classes(self, cell: Cell, models: Iterable[Node]) -> None:
+        """Refuse data of which learners, or an evaluator that reads their scores, would miss a class after long training."""
+        folds = (cell.spec.get("splits") or {}).get("folds")
+        for node in models:
+            if node.stage.kind == "learner" and node.stage.data:
+                data = node.others[node.stage.data]
+                splits = ["train", "validation"] if node.stage.offer.component.needs_labels else []
+                # Folds are judged together.
+                splits += [] if folds else ["test"]
+                all_known = "classes" in (cell.spec.get("labels") or {})
+                self.table(data).check_classes(f"stages.{data.stage.name}", splits, all_known=all_known)
 
     def _agreed(self, stage: Wired, cell: Cell, nodes: Mapping[str, Node]) -> Node:
         """Return a stage's node, which all ranks plan alike: else one would wait for what no other makes."""
@@ -203,7 +218,8 @@ class Session:
             rows = split_rows(images, spec["splits"])
             if not len(rows.get("train", ())):
                 raise DataError(
-                    f"stages.{node.stage.name}: found no training rows; expected a split 'train' or splits: in the file"
+                    f"stages.{node.stage.name}: found no training rows; expected a split 'train', or splits in the file"
+                    " (type splits: {test: 0.25, validation: 0.1})"
                 )
             seed = int((spec["splits"] or {}).get("seed", 0))
             known = known_rows(view(images, rows["train"], "all"), spec["labels"], seed)

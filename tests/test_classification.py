@@ -292,16 +292,17 @@ def test_the_published_t_test_is_reproduced_and_flagged():
     """The paper's claims: p <= 0.001 against 0.85 and less, p > 0.05 between 0.89 and 0.90, with 38 of 118 positive."""
 
     def p_of(first, second):
-        errors = (round(hanley_mcneil(first, 38, 80), 2), round(hanley_mcneil(second, 38, 80), 2))
-        return error_ttest("a - b", (first, second), errors, 118, {}).p  # errors as they are printed
+        return error_ttest("a - b", (first, second), (error_of(first), error_of(second)), 118, {}).p
+
+    def error_of(area):
+        return hanley_mcneil(area, 38, 80)
 
     assert p_of(0.89, 0.90) == pytest.approx(0.056, abs=0.001)
     assert p_of(0.88, 0.85) == pytest.approx(3e-8, rel=0.5)
-    # The formula of the unpaired test, with the errors in the place of deviations.
+    # The formula of the unpaired test, with the errors as they are printed in the place of deviations.
     a, b = 0.88, 0.84
-    s = [hanley_mcneil(area, 38, 80) for area in (a, b)]
-    t = (a - b) / math.sqrt((s[0] ** 2 + s[1] ** 2) / 118)
-    found = error_ttest("a - b", (a, b), (s[0], s[1]), 118, {})
+    t = (a - b) / math.sqrt((0.04**2 + 0.04**2) / 118)
+    found = error_ttest("a - b", (a, b), (error_of(a), error_of(b)), 118, {})
     assert found.statistic == pytest.approx(t)
     assert found.p == pytest.approx(2 * stats.t.sf(t, 234))
     assert math.isnan(error_ttest("a - b", (1.0, 0.8), (0.0, 0.1), 20, {}).p)
@@ -330,7 +331,7 @@ def test_right_and_wrong_cases_of_the_best_model_are_shown():
         one = outcome(stage, skill, images=volumes)
         models.append(replace(one, truth={**one.truth, "finding": finding}))
     (figure,) = evaluate(*models, metrics=("auc",), examples=2).figures
-    assert figure.title == "Cases of strong, right and wrong, drawn by lot"
+    assert figure.title == "Cases of strong (seed 0), right and wrong, drawn by lot"
     assert "brightest slice" in figure.alt
     for part in (
         "benign, right: benign 0.",

@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from running import SHAPES, Ran, as_json, load, warm_up
+from running import SHAPES, Ran, as_json, load, load_text, warm_up
 
 from fewcore.reports.pictures import pictures
 
@@ -320,11 +320,16 @@ def test_h_partitions_mix_and_labels_are_known_for_some_classes(ran):
     assert white.shape == (720, 6)
 
 
+def of_first_seed(ran):
+    """Return the cells of which a report draws the models."""
+    return [nodes for nodes in ran.cells if next(iter(nodes.values())).cell.repeat.get("seed", 0) == 0]
+
+
 def test_a_model_that_can_draw_itself_is_drawn_and_one_that_fails_harms_nothing(ran, monkeypatch):
     first = ran("d")
 
     def drawn():
-        return [p for p in pictures(first.session, first.cells[0]) if p.kind == "model"]
+        return [p for p in pictures(first.session, of_first_seed(first)) if p.kind == "model"]
 
     (picture,) = drawn()
     assert (picture.stage, picture.caption) == ("vae-nn", f"{len(first.table().rows['train'])} labelled vectors")
@@ -339,9 +344,32 @@ def test_a_model_that_can_draw_itself_is_drawn_and_one_that_fails_harms_nothing(
     assert "could not draw it: RuntimeError: no ink" in picture.caption
 
 
+def test_models_of_all_cells_are_drawn_once_each_and_named_by_what_they_depend_on(ran, tmp_path):
+    first = ran("d")
+    assert len(of_first_seed(first)) == 4
+    assert [p.stage for p in pictures(first.session, of_first_seed(first)) if p.kind == "model"] == ["vae-nn"]
+    text = """
+name: cells
+target: malignant
+stages:
+  data:  {dataset: toy-patients}
+  net:   {backbone: net}
+  embed: {embedder: deepcluster, n_clusters: 5}
+  near:  {learner: nearest-neighbour, from: {embeddings: embed}}
+  alone: {learner: fine-tune, from: {start: net}}
+  score: {evaluator: classification, metrics: [auc]}
+matrix: {stages.embed.n_clusters: [3, 4], stages.alone.strength: [0.1, 0.2]}
+"""
+    other = Ran(load_text(tmp_path, text), tmp_path / "store")
+    drawn = [p for p in pictures(other.session, other.cells) if p.kind == "model"]
+    assert [p.stage for p in drawn] == ["near (stages.embed.n_clusters 3)", "near (stages.embed.n_clusters 4)"]
+    # All else is of the first cell.
+    assert len([p for p in pictures(other.session, other.cells) if p.kind == "map"]) == 1
+
+
 def test_an_encoder_that_can_draw_itself_is_drawn_beside_its_map(ran):
     first = ran("g")
-    drawn = {(p.stage, p.kind): p for p in pictures(first.session, first.cells[0]) if p.kind in ("map", "model")}
+    drawn = {(p.stage, p.kind): p for p in pictures(first.session, first.cells[:1]) if p.kind in ("map", "model")}
     assert set(drawn) == {("gist", "map"), ("gist", "model")}
     picture = drawn["gist", "model"]
     assert picture.caption == f"{first.value('gist').dim} filters"
@@ -351,7 +379,7 @@ def test_an_encoder_that_can_draw_itself_is_drawn_beside_its_map(ran):
 
 def test_ratings_are_shown_by_level(ran):
     first = ran("f")
-    shown = [p for p in pictures(first.session, first.cells[0]) if p.stage == "data"]
+    shown = [p for p in pictures(first.session, first.cells[:1]) if p.stage == "data"]
     images = first.table().images
     target = next(t for t in images.targets.values() if t.kind == "ratings")
     sheets = {p.title: p for p in shown if p.kind == "data"}

@@ -51,7 +51,9 @@ def case_figures(judged: Judged, n_each: int, seed: int) -> tuple[Figure, ...]:
     if not rows:
         return ()
     tiles = [[shown(np.asarray(images[int(judged.ids[i])])) for i in members] for _, members in rows]
-    title = f"Cases of {judged.outcome.stage}, right and wrong, drawn by lot"
+    cell = {**judged.outcome.conditions, **judged.outcome.repeats}
+    which = f" ({', '.join(f'{axis} {value}' for axis, value in cell.items())})" if cell else ""
+    title = f"Cases of {judged.outcome.stage}{which}, right and wrong, drawn by lot"
     told = "; ".join(f"{name}: {', '.join(_told(judged, i) for i in members)}" for name, members in rows)
     size = (min(9.0, 1.6 + 1.1 * n_each), min(9.0, 0.5 + 1.1 * len(rows)))
     slices = " Of a volume its brightest slice is shown." if images.ndim == 5 else ""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fewcore.contracts import split_word
 from fewcore.metrics import MetricRow, lower_is_better
 from fewcore.progress import clock_text
 from fewcore.reports.results import Column, Line, paper_number, results_of, unlabelled
@@ -13,9 +14,6 @@ from fewcore.reports.tables import is_percent, number, p_text, short, with_inter
 
 if TYPE_CHECKING:
     from fewcore.reports.report import RunReport
-
-
-NAMES = {"train": "training"}
 
 
 def headline(report: RunReport) -> list[str]:
@@ -144,7 +142,7 @@ def tiles(report: RunReport) -> list[tuple[str, str]]:
     shown = [
         ("images", short(report.data["images"]) if report.data.get("images") is not None else ""),
         *(
-            (f"{NAMES.get(name, name)} images", short(count))
+            (f"{split_word(name)} images", short(count))
             for name, count in (splits.items() if isinstance(splits, Mapping) else ())
         ),
         ("models judged", short(len(judged) or "")),

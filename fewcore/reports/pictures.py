@@ -5,7 +5,8 @@ True classes are used to colour the map, and only there; the caption says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,20 +23,42 @@ from fewcore.session import Session
 PARTS, PER_PART = 10, 12
 TASKS, WAYS, QUERIES = 3, 5, 3
 POINTS, CLASSES = 1500, 10
+MOST_MODELS = 24
+
+Draw = Callable[[Session, Node], list[Picture]]
 
 
-def pictures(session: Session, nodes: Mapping[str, Node]) -> tuple[Picture, ...]:
-    """Return the pictures of one cell. A stage whose result is missing has no picture."""
+def pictures(session: Session, cells: Sequence[Mapping[str, Node]]) -> tuple[Picture, ...]:
+    """Return the pictures of the first of some cells, and what the models of all of them draw of themselves.
+
+    A stage whose result is missing has no picture.
+    """
     made: list[Picture] = []
-    for node in nodes.values():
-        draw = DRAWN.get(node.stage.kind)
-        if draw is None or node.stage.split != "train":
-            continue
-        try:
-            made += draw(session, node)
-        except FewcoreError:
-            continue  # the failure itself is reported with its stage
+    for node in cells[0].values() if cells else ():
+        if node.stage.kind in DRAWN and node.stage.split == "train":
+            with suppress(FewcoreError):  # the failure itself is reported with its stage
+                made += DRAWN[node.stage.kind](session, node)
+    for same in _models(cells):
+        with suppress(FewcoreError):
+            made += _model(session, same[0], _named(same))
     return tuple(made)
+
+
+def _models(cells: Sequence[Mapping[str, Node]]) -> list[list[Node]]:
+    """Return what can draw itself, each with its nodes in all cells that share it; what cannot is not even loaded."""
+    found: dict[str, list[Node]] = {}
+    for node in (node for nodes in cells for node in nodes.values()):
+        can = node.stage.kind in DRAW_THEMSELVES and node.stage.split == "train"
+        if can and hasattr(result_class(node.stage), "draw"):
+            found.setdefault(node.key, []).append(node)
+    return list(found.values())[:MOST_MODELS]
+
+
+def _named(same: Sequence[Node]) -> str:
+    """Return a stage with the matrix values on which its result depends: those that all cells with this result share."""
+    first, *others = (node.cell.matrix for node in same)
+    shared = [f"{axis} {value}" for axis, value in first.items() if all(other[axis] == value for other in others)]
+    return f"{same[0].stage.name} ({', '.join(shared)})" if shared else same[0].stage.name
 
 
 def _rng(node: Node) -> np.random.Generator:
@@ -123,12 +146,7 @@ def _map(session: Session, node: Node) -> list[Picture]:
     ]
 
 
-def _embedding(session: Session, node: Node) -> list[Picture]:
-    """Return the map of the vectors, and what the encoder draws of itself; one that draws nothing is not even loaded."""
-    return _map(session, node) + (_model(session, node) if hasattr(result_class(node.stage), "draw") else [])
-
-
-def _model(session: Session, node: Node) -> list[Picture]:
+def _model(session: Session, node: Node, name: str) -> list[Picture]:
     """Let a model draw itself, where it can; a drawing that fails is told and harms nothing."""
     model = session.value(node)
     if not hasattr(model, "draw"):
@@ -142,15 +160,9 @@ def _model(session: Session, node: Node) -> list[Picture]:
         svg = drawn(paint, height=3.6)
     except Exception as error:  # a stranger's code: whatever it raises
         who = node.stage.offer.distribution
-        return [Picture("model", "Model", node.stage.name, f"{who} could not draw it: {type(error).__name__}: {error}")]
-    return [Picture("model", "Model", node.stage.name, captions[0], svg=svg)]
+        return [Picture("model", "Model", name, f"{who} could not draw it: {type(error).__name__}: {error}")]
+    return [Picture("model", "Model", name, captions[0], svg=svg)]
 
 
-DRAWN: dict[str, Callable[[Session, Node], list[Picture]]] = {
-    "dataset": _data,
-    "embedder": _embedding,
-    "partitioner": _partition,
-    "task_sampler": _tasks,
-    "learner": _model,
-    "meta_learner": _model,
-}
+DRAWN: dict[str, Draw] = {"dataset": _data, "embedder": _map, "partitioner": _partition, "task_sampler": _tasks}
+DRAW_THEMSELVES = ("embedder", "learner", "meta_learner")

@@ -25,7 +25,7 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 
 
 def build_report(pipeline: Pipeline, session: Session, result: Result, *, command: str, seconds: float) -> RunReport:
-    """Return the report of a run, pictures of its first cell included."""
+    """Return the report of a run, pictures included."""
     nodes = [node for cell in result.nodes for node in cell.values()]
     first = result.nodes[0] if result.nodes else {}
     return RunReport(
@@ -35,7 +35,7 @@ def build_report(pipeline: Pipeline, session: Session, result: Result, *, comman
         title=pipeline.name,
         stages=_records(session, nodes, result),
         reports=result.reports,
-        pictures=pictures(session, _finished(first, result)),
+        pictures=pictures(session, _pictured(result)),
         published=published_rows(pipeline.spec.get("published")),
         environment=environment(session.device, nodes, seconds),
         data=_data(session, first),
@@ -60,8 +60,15 @@ def environment(device: torch.device, nodes: list[Node], seconds: float) -> dict
     }
 
 
-def _finished(nodes: Mapping[str, Node], result: Result) -> dict[str, Node]:
-    return {name: node for name, node in nodes.items() if result.status.get(node.key) in ("computed", "reused")}
+def _pictured(result: Result) -> list[dict[str, Node]]:
+    """Return the stages that have a result of the cells with the first seed and fold: other repeats look alike."""
+    cells: list[dict[str, Node]] = []
+    for nodes in result.nodes:
+        repeat = next(iter(nodes.values())).cell.repeat
+        if repeat == next(iter(result.nodes[0].values())).cell.repeat:
+            good = ("computed", "reused")
+            cells.append({name: node for name, node in nodes.items() if result.status.get(node.key) in good})
+    return cells
 
 
 def _records(session: Session, nodes: list[Node], result: Result) -> tuple[StageRecord, ...]:

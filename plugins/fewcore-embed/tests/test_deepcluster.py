@@ -261,6 +261,9 @@ def test_errors_say_what_to_do():
     )
     with pytest.raises(DataError, match=message):
         fit(image_set(3))
+    message = r"^deepcluster: found 24 images for 4 clusters of at least 7; expected 28 at least \(lower min_size or n_clusters\)$"
+    with pytest.raises(DataError, match=message):
+        fit(image_set(24), choose="silhouette", min_size=7)
     flat = image_set()
     flat.images[:] = 7
     with pytest.raises(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fewcore import DataError, Partitions, Run
+from fewcore_meta import said_once
 from fewcore_meta.cluster_subsets import ClusterSubsets, subset_pairs
 
 SIZES = (6, 9, 20)
@@ -207,13 +208,18 @@ def test_wrong_exclusions_are_told_all_at_once():
             partition_of(names=("none", "benign", "malignant")),
             exclude=((("cyst",), ("none",)), (("benign",), ("benign",))),
         )
-    assert "no part cyst" in str(error.value)
+    assert "no part named cyst; expected names among none, benign, malignant" in str(error.value)
     assert "no part in both" in str(error.value)
 
 
-def test_small_sides_and_empty_parts_give_no_task():
+def test_small_sides_and_empty_parts_give_no_task(caplog):
+    said_once.say_once.cache_clear()
     stream = stream_of(partition_of((3, 9, 20)))
     assert (len(stream), stream.n_small) == (3, 3)
+    stream_of(partition_of((3, 9, 20)))
+    assert caplog.messages == [
+        "cluster-subsets: 3 of 6 tasks; of the others a side has fewer than 4 images (2 support + 2; lower n_shot for more)"
+    ]
     assert len(stream_of(partition_of((6, 0, 9, 20)))) == 6
     with pytest.raises(DataError, match="lower n_shot") as error:
         stream_of(partition_of((3, 3, 40)), n_shot=5)

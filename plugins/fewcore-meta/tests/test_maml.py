@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fewcore import DataError, Gather, Interrupted, Ranks, Run, TaskBatch
-from fewcore_meta import maml
+from fewcore_meta import maml, said_once
 from fewcore_meta.adaptation import AdaptedPredictor, TaskNetwork
 from fewcore_meta.conv4 import Conv4
 from fewcore_meta.maml import Maml, MamlModel
@@ -213,6 +213,7 @@ def test_networks_without_forward_tasks_give_the_same_gradient_in_a_loop(caplog)
         _, made = outer(Maml(inner_steps=2, norm=norm), Hidden(network), images, batch)
         for name, gradient in expected.items():
             torch.testing.assert_close(made[name], gradient, atol=1e-10, rtol=0)
+    said_once.say_once.cache_clear()
     with caplog.at_level(logging.WARNING, logger="fewcore"):
         Maml(iterations=1, inner_steps=1).meta_train(Episodes(images), images, Plain(), Run())
     assert (

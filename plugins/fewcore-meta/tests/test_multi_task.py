@@ -46,6 +46,12 @@ def test_the_loss_of_tasks_is_the_sum_of_their_cross_entropies():
     assert drawn.loss(heads, features[drawn.rows]).item() == pytest.approx(slow, rel=1e-5)
 
 
+@pytest.mark.parametrize("order", ["curriculum", "bandit"])
+def test_orders_that_follow_single_tasks_are_refused(order):
+    with pytest.raises(DataError, match=f"the order {order}, which follows .* expected order: random or round-robin"):
+        learnt(tasks=tasks_of(two_class_images(40, seed=0), order=order))
+
+
 def test_the_tasks_shape_the_trunk():
     validation = two_class_images(30, seed=1)
     images = two_class_images(40, seed=0)

@@ -12,11 +12,12 @@ from torch import nn
 from torch.func import functional_call
 
 from fewcore import Gather, ImageSet, ImageSpec, Interrupted, Partitions, Ranks, Run, TaskBatch, auc, torch_generator
+from fewcore_meta import said_once
 from fewcore_meta.adaptation import TaskNetwork
 from fewcore_meta.cluster_subsets import ClusterSubsets
 from fewcore_meta.conv4 import Conv4
 from fewcore_meta.maml import Maml, MamlModel
-from fewcore_meta.task_history import binned, rewards
+from fewcore_meta.task_history import binned, draw_history, rewards
 from fewcore_meta.task_memory import bytes_of_image, estimated_bytes
 from fewcore_meta.task_scores import task_auc
 
@@ -177,9 +178,9 @@ def test_rewards_are_changes_of_a_tasks_own_score():
     history = np.stack([tasks, scores], 1)
     nan = np.nan
     np.testing.assert_allclose(rewards(history), [[nan, nan], [0.1, nan], [nan, -0.2], [0.4, -0.1]])
-    draws, mean = binned(history, 2)
-    assert draws.tolist() == [[1, 2], [2, 1], [1, 1]]
-    np.testing.assert_allclose(mean, [[nan, 0.4], [0.1, -0.2], [nan, -0.1]])
+    draws, mean = binned(history, 4, 2)
+    assert draws.tolist() == [[1, 2], [2, 1], [1, 1], [0, 0]]
+    np.testing.assert_allclose(mean, [[nan, 0.4], [0.1, -0.2], [nan, -0.1], [nan, nan]])
 
 
 def test_what_was_drawn_is_kept_and_drawn():
@@ -192,7 +193,15 @@ def test_what_was_drawn_is_kept_and_drawn():
     again = MamlModel.from_arrays(*model.to_arrays(), {"backbone": Volumes()})
     np.testing.assert_array_equal(again.history, model.history)
     axes = matplotlib.figure.Figure().add_subplot()
-    assert again.draw(axes).startswith("20 tasks drawn over 5 meta-iterations, of a list of 6:")
+    assert again.draw(axes).startswith("20 tasks drawn over 5 meta-iterations, of a list of 6. The larger a dot")
+    assert [label.get_text() for label in axes.get_yticklabels()] == [sampler.named(i) for i in range(6)]
+    # Of a long list the tasks drawn most often are named.
+    rare = np.tile([[[0, 29], [0, 0]]], (4, 1, 1)).astype(np.float32)
+    axes = matplotlib.figure.Figure().add_subplot()
+    assert "of a list of 30. The 25 drawn most often are named." in draw_history(
+        rare, list("abcdefghijklmnopqrstuvwxyzABCD"), axes
+    )
+    assert {"a", "D"} < {label.get_text() for label in axes.get_yticklabels()}
 
     class Unlisted:
         n_way, n_shot, start = sampler.n_way, sampler.n_shot, sampler.start
@@ -214,6 +223,7 @@ def test_the_memory_is_told_before_it_is_taken(caplog):
     assert estimated_bytes(both, **shared, second_order=True, checkpointing=False) == 30 * 8 * 3 + 240
     assert estimated_bytes(both, **shared, second_order=True, checkpointing=True) == 240
     sampler = stream_of("random")
+    said_once.say_once.cache_clear()
     with caplog.at_level(logging.WARNING, logger="fewcore"):
         Maml(iterations=1, inner_steps=1, first_order=False).meta_train(sampler, volumes(), Volumes(), Run())
     assert "GB of activations" in caplog.text

@@ -136,7 +136,7 @@ class DeepCluster:
     5,000 images, drawn once.
 
     Raises:
-        DataError: fewer images than clusters; NaN or infinity; all images in one cluster; no epoch with clusters large
+        DataError: fewer images than clusters, or than clusters of `min_size` need; NaN or infinity; all images in one cluster; no epoch with clusters large
             enough for `silhouette`; volumes with `sobel`.
         NumericalError: the loss or the features are no longer finite.
 
@@ -184,6 +184,11 @@ class DeepCluster:
             raise DataError(
                 f"deepcluster: found {len(images)} images for {self.n_clusters} clusters; expected at least as many "
                 f"images as clusters, and {SMALLEST_BATCH} (lower n_clusters)"
+            )
+        if self.choose == "silhouette" and self.min_size * self.n_clusters > len(images):
+            raise DataError(
+                f"deepcluster: found {len(images)} images for {self.n_clusters} clusters of at least {self.min_size}; expected "
+                f"{self.min_size * self.n_clusters} at least (lower min_size or n_clusters)"
             )
         training = _Training(self, images, backbone, run)
         training.train()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from fewcore import (
 from fewcore_meta.batch_norm import RunningAverages, batch_statistics, norm_layers, own_statistics
 from fewcore_meta.checkpointed_step import CheckpointedStep
 from fewcore_meta.exported import Scores, refuse_transductive
+from fewcore_meta.said_once import say_once
 from fewcore_meta.task_scores import task_loss
 
 Norm = Literal["transductive", "support", "running"]
@@ -73,8 +73,8 @@ class TaskNetwork:
     def say_if_it_loops(self) -> None:
         """Log that tasks are computed one by one, where they are."""
         if self.loops:
-            text = "%s has no forward_tasks(parameters, x, counted, ...): its tasks are computed one by one"
-            logging.getLogger("fewcore").warning(text, type(self.network).__name__)
+            name = type(self.network).__name__
+            say_once(f"{name} has no forward_tasks(parameters, x, counted, ...): its tasks are computed one by one")
 
     def parameters(self, n_tasks: int) -> Parameters:
         """Return the network's parameters, the adapted ones with a leading t."""

@@ -21,6 +21,7 @@ from fewcore import (
     task_key,
     task_uniforms,
 )
+from fewcore_meta.said_once import say_once
 
 MOST_PARTS = 10
 SPARE = 2
@@ -250,7 +251,14 @@ class ClusterSubsets:
                 f"cluster-subsets: found {k} parts; expected at most {MOST_PARTS}, for {k} parts have "
                 f"{(3**k - 2 ** (k + 1) + 1) // 2:,} pairs of subsets (lower n_clusters, or take episodes)"
             )
-        return SubsetStream(partitions, self, int(run.rng.integers(2**63)))
+        stream = SubsetStream(partitions, self, int(run.rng.integers(2**63)))
+        if stream.n_small:
+            # Of excluded pairs people know: they have named them.
+            say_once(
+                f"cluster-subsets: {len(stream)} of {len(stream) + stream.n_small} tasks; of the others a side has fewer than "
+                f"{self.n_shot + SPARE} images ({self.n_shot} support + {SPARE}; lower n_shot for more)"
+            )
+        return stream
 
 
 def _n_parts(partitions: Partitions) -> int:
@@ -269,9 +277,8 @@ def _excluded(pairs: Array, names: tuple[str, ...], exclude: tuple[tuple[tuple[s
         same = (pairs == wanted).all(1) | (pairs == turned).all(1)
         said = f"exclude: {[list(first), list(second)]}"
         if unknown:
-            problems.append(
-                Problem("cluster-subsets", f"{said}: no part {', '.join(unknown)}", f"of {', '.join(names)}")
-            )
+            found_parts = f"{said}: no part named {' or '.join(unknown)}"
+            problems.append(Problem("cluster-subsets", found_parts, f"names among {', '.join(names)}"))
         elif not same.any() or set(first) & set(second):
             problems.append(Problem("cluster-subsets", said, "two lists of parts, neither empty and no part in both"))
         found |= same

@@ -40,7 +40,7 @@ from fewcore_meta.adaptation import (
     predictor_from,
 )
 from fewcore_meta.batch_norm import RunningAverages, norm_layers
-from fewcore_meta.task_history import draw_history
+from fewcore_meta.task_history import draw_history, names_of
 from fewcore_meta.task_memory import bytes_of_image, estimated_bytes, say_memory
 from fewcore_meta.task_scores import mean_accuracy, task_accuracy, task_auc, task_loss
 
@@ -131,6 +131,7 @@ class Maml:
         gather, cursor = Gather(images, run.device), tasks.start()
         model = MamlModel(self, network, images.shape, max_way)
         if isinstance(tasks, Sized):
+            model.task_names = names_of(tasks)
             model.history = np.full((self.iterations, 2, self.tasks_per_step), np.nan, np.float32)
         state: dict[str, Any] = {"network": network, "optimiser": optimiser, "tasks": cursor, "earlier": model.earlier}
         state["history"] = model.history
@@ -237,14 +238,15 @@ class MamlModel:
     """A meta-trained initialisation; it is adapted with gradient steps to each task.
 
     `max_way` is the greatest number of classes that a task may have, `network` the network with the initial weights,
-    `earlier` its weights at the snapshots. `history` (i, 2, t) holds of each iteration its tasks and their scores, where the
-    sampler has a fixed list of tasks; else it is empty.
+    `earlier` its weights at the snapshots. `history` (i, 2, t) holds of each iteration its tasks and their scores, and
+    `task_names` the names of all tasks, where the sampler has a fixed list of them; else both are empty.
     """
 
     def __init__(self, options: Maml, network: nn.Module, shape: tuple[int, ...], max_way: int) -> None:
         self.options, self.network, self.max_way = options, network, max_way
         self.earlier: list[Arrays] = []
         self.history: Array = np.empty((0, 2, options.tasks_per_step), np.float32)
+        self.task_names: tuple[str, ...] = ()
         self._shape = tuple(shape)
 
     @property
@@ -263,7 +265,7 @@ class MamlModel:
         """What draws on axes which tasks were drawn and how their scores changed; there is none without a history."""
         if not len(self.history):
             raise AttributeError("draw: there is nothing to draw, since the sampler has no fixed list of tasks")
-        return partial(draw_history, self.history)
+        return partial(draw_history, self.history, self.task_names)
 
     def _check_way(self, n_way: int) -> None:
         if n_way > self.max_way:
@@ -327,6 +329,7 @@ class MamlModel:
             "shape": list(self._shape),
             "max_way": self.max_way,
             "n_earlier": len(self.earlier),
+            "task_names": list(self.task_names),
         }
 
     @classmethod
@@ -336,7 +339,7 @@ class MamlModel:
         network = inputs["backbone"].build(shape, meta["max_way"], torch_generator(0))
         own = {n: v for n, v in arrays.items() if n != HISTORY and not n.startswith(EARLIER)}
         model = cls(Maml(**meta["options"]), load_module(network, own), shape, meta["max_way"])
-        model.history = np.array(arrays[HISTORY])
+        model.history, model.task_names = np.array(arrays[HISTORY]), tuple(meta["task_names"])
         for begin in (f"{EARLIER}{i}." for i in range(meta["n_earlier"])):
             model.earlier.append({n.removeprefix(begin): v for n, v in arrays.items() if n.startswith(begin)})
         return model

@@ -129,11 +129,15 @@ class _Drawn:
 
 def _number_of(tasks: TaskStream) -> int:
     """Return how many tasks a sampler has; their labels must stay where they are."""
-    n_tasks = len(tasks) if isinstance(tasks, Sized) else 0
-    swaps = getattr(getattr(tasks, "options", None), "swap_labels", True)
-    if not n_tasks or swaps or tuple(tasks.n_way) != (2,):
+    n_tasks, options = len(tasks) if isinstance(tasks, Sized) else 0, getattr(tasks, "options", None)
+    if not n_tasks or getattr(options, "swap_labels", True) or tuple(tasks.n_way) != (2,):
         raise DataError(
             "multi-task: found a sampler without a fixed list of two-way tasks whose labels stay; expected cluster-subsets "
             "with swap_labels: false"
+        )
+    if (order := getattr(options, "order", "random")) in ("curriculum", "bandit"):
+        raise DataError(
+            f"multi-task: found tasks in the order {order}, which follows how well single tasks are learnt, and all are learnt "
+            "together; expected order: random or round-robin"
         )
     return n_tasks

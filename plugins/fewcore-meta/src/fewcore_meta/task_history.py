@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 MOST_BINS = 30
 LARGEST_DOT = 60.0
 """Points squared."""
+MOST_NAMES, NAME_POINTS = 25, 6
+
+
+def names_of(tasks: Any) -> tuple[str, ...]:
+    """Return the names of all tasks of a sampler with a fixed list: its own (`named(i)`), or their numbers."""
+    named = getattr(tasks, "named", str)
+    return tuple(named(i) for i in range(len(tasks)))
 
 
 def rewards(history: Array) -> Array:
@@ -31,15 +39,15 @@ def rewards(history: Array) -> Array:
     return made
 
 
-def binned(history: Array, n_bins: int) -> tuple[Array, Array]:
-    """Return how often each task was drawn in each of `n_bins` spans of iterations, and its mean reward there; (l, b) both.
+def binned(history: Array, n_tasks: int, n_bins: int) -> tuple[Array, Array]:
+    """Return how often each of l tasks was drawn in each of `n_bins` spans of iterations, and its mean reward there; (l, b) both.
 
     The reward is NaN where none is known.
     """
     tasks = history[:, 0].astype(np.int64)
     spans = np.repeat(np.arange(len(tasks)) * n_bins // len(tasks), tasks.shape[1])
     place = tasks.ravel() * n_bins + spans
-    size = (int(tasks.max()) + 1) * n_bins
+    size = n_tasks * n_bins
     found = rewards(history).ravel()
     known = np.isfinite(found)
     draws = np.bincount(place, minlength=size)
@@ -49,10 +57,13 @@ def binned(history: Array, n_bins: int) -> tuple[Array, Array]:
     return draws.reshape(-1, n_bins), mean.reshape(-1, n_bins)
 
 
-def draw_history(history: Array, axes: Axes) -> str:
-    """Draw a dot for each task and span of iterations, as large as it was drawn often there; return the caption."""
+def draw_history(history: Array, names: Sequence[str], axes: Axes) -> str:
+    """Draw a dot for each task and span of iterations, as large as it was drawn often there; return the caption.
+
+    `names` are those of all tasks of the list. Of a long list only the tasks that were drawn most are named.
+    """
     n_bins = min(MOST_BINS, len(history))
-    draws, mean = binned(history, n_bins)
+    draws, mean = binned(history, len(names), n_bins)
     task, span = np.nonzero(draws)
     reward = mean[task, span]
     known = np.isfinite(reward)
@@ -65,9 +76,12 @@ def draw_history(history: Array, axes: Axes) -> str:
     )
     assert axes.figure is not None
     axes.figure.colorbar(dots, ax=axes, label="change of the score")
-    axes.set(xlabel="meta-iteration", ylabel="task")
+    named = np.sort(np.argsort(-draws.sum(1), kind="stable")[:MOST_NAMES])
+    axes.set_yticks(named, [names[i] for i in named], fontsize=NAME_POINTS)
+    axes.set(xlabel="meta-iteration", ylabel="task", ylim=(-0.5, len(names) - 0.5))
+    most = "" if len(named) == len(names) else f" The {len(named)} drawn most often are named."
     return (
-        f"{history[:, 0].size:,} tasks drawn over {len(history):,} meta-iterations, of a list of {len(draws)}: the larger a "
+        f"{history[:, 0].size:,} tasks drawn over {len(history):,} meta-iterations, of a list of {len(names)}.{most} The larger a "
         "dot, the more often its task was drawn. Colour: how much the task's score on its queries had changed since it was "
         "drawn before, a ring where it was drawn for the first time."
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewcore_meta.adaptation import TaskNetwork
+from fewcore_meta.said_once import say_once
 from fewcore_meta.task_scores import task_loss
 
 FEW = 2
@@ -70,6 +70,9 @@ def estimated_bytes(
 
 
 def say_memory(n_bytes: int, n_tasks: int, advice: str) -> None:
-    """Log how much memory the tasks that are computed at once will keep."""
-    text = "maml: a meta-iteration keeps about %.2g GB of activations (%d task%s at once)%s"
-    logging.getLogger("fewcore").warning(text, n_bytes * n_tasks / 1e9, n_tasks, "" if n_tasks == 1 else "s", advice)
+    """Say how much memory the tasks that are computed at once will keep."""
+    counted = f"{n_tasks} task{'' if n_tasks == 1 else 's'} at once"
+    say_once(
+        f"maml: a meta-iteration keeps about {n_bytes * n_tasks / 1e9:.2g} GB of activations ({counted}), and may need twice "
+        f"that while it computes{advice}"
+    )
