@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ class Gather:
     `gather(index)` with an integer index of any shape (...) returns (..., c, h, w) float32; uint8 images are divided by
     255, others keep their range. Negative indices, which stand for padding, give the first image: what is made of them
     must be masked. The set lies on the device once, in its own dtype; where it would take more than half of a GPU's free
-    memory, or of the machine's, it stays where it is, in a file perhaps, and only what is asked for travels.
+    memory, or of the machine's, it stays where it is, in a file perhaps, and only what is asked for travels. Then a thread
+    reads what `then` names, the index that will be asked for next, while the device computes.
     """
 
     def __init__(self, images: ImageSet, device: torch.device) -> None:
@@ -36,20 +38,43 @@ class Gather:
         self.shape = images.shape
         self._array = images.images
         self._resident: torch.Tensor | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: tuple[torch.Tensor, Future[torch.Tensor] | None] = (torch.empty(0), None)
         if _fits(self._array.nbytes, device):
             array = self._array if self._array.flags.writeable else self._array.copy()
             self._resident = torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-    def __call__(self, index: Array | torch.Tensor) -> torch.Tensor:
+    def __call__(self, index: Array | torch.Tensor, then: Array | torch.Tensor | None = None) -> torch.Tensor:
         """Return the images at `index`, (..., c, h, w) float32 on the device."""
         if self._resident is not None:
             where = torch.as_tensor(index, device=self.device).long().clamp(min=0)
             flat = self._resident.index_select(0, where.reshape(-1))
         else:
             where = torch.as_tensor(index).long().clamp(min=0).cpu()
-            flat = torch.from_numpy(self._array[where.reshape(-1).numpy()]).to(self.device)
+            flat = self._read_ahead(where, then).to(self.device, non_blocking=True)
         pixels = flat.float() / 255 if flat.dtype == torch.uint8 else flat.float()
         return pixels.reshape(*where.shape, *self.shape)
+
+    def each(self, batches: Sequence[Array]) -> Iterator[torch.Tensor]:
+        """Yield the images of each of several indices, in turn."""
+        for index, then in zip(batches, [*batches[1:], None], strict=True):
+            yield self(index, then)
+
+    def _read_ahead(self, where: torch.Tensor, then: Array | torch.Tensor | None) -> torch.Tensor:
+        """Return the images at `where`, which may have been read already, and let those at `then` be read."""
+        asked, reading = self._ahead
+        found = reading.result() if reading is not None and torch.equal(asked, where) else self._read(where)
+        self._ahead = (where, None)
+        if then is not None:
+            following = torch.as_tensor(then).long().clamp(min=0).cpu()
+            self._thread = self._thread or ThreadPoolExecutor(1, "fewcore-gather")
+            self._ahead = (following, self._thread.submit(self._read, following))
+        return found
+
+    def _read(self, where: torch.Tensor) -> torch.Tensor:
+        """Return the images at `where`, one after the other; for a GPU in memory from which it copies by itself."""
+        flat = torch.from_numpy(self._array[where.reshape(-1).numpy()])
+        return flat.pin_memory() if self.device.type == "cuda" else flat
 
 
 def module_arrays(module: nn.Module) -> Arrays:

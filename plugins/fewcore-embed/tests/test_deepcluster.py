@@ -167,11 +167,12 @@ def test_the_largest_silhouette_among_sound_epochs_is_kept(monkeypatch):
 
 def test_silhouette_without_a_sound_epoch_is_an_error():
     message = (
-        r"^deepcluster: found no epoch in which all 4 clusters have 72 of 72 images \(the smallest had \d+ at most\); "
+        r"^deepcluster: found no epoch in which all 4 clusters have 18 of 74 images \(the smallest had \d+ at most\); "
         r"expected one to choose by silhouette \(lower n_clusters, min_share or min_size, raise n_init, or set choose: last\)$"
     )
+    # Of three patterns four clusters make one of two halves.
     with pytest.raises(DataError, match=message):
-        fit(choose="silhouette", min_size=72)
+        fit(image_set(74, k=3), choose="silhouette", min_size=18)
 
 
 def test_nmi_stops_when_it_levels_off_and_keeps_that_epoch(monkeypatch):

@@ -162,7 +162,7 @@ class Acai:
             "critic_adam": critic_adam,
         }
         for step in run.loop(self.steps, name="train", **state):
-            x = network.frame(gather(passes.at(step)))
+            x = network.frame(passes.images(step, gather))
             alpha = 0.5 - (torch.rand(self.batch_size, generator=run.generator) - 0.5).abs()
             critic_adam.zero_grad()
             adam.zero_grad()

@@ -17,7 +17,7 @@ def embedded(
     """Return what `forward` makes of all images, (n, *shape) float32; it gets them as `Gather` gives them, on `run.device`."""
     gather = Gather(images, run.device)
     vectors = np.empty((len(images), *shape), np.float32)
-    for start in run.track(range(0, len(images), batch_size), name="embed"):
-        rows = np.arange(start, min(start + batch_size, len(images)))
-        vectors[rows] = forward(gather(rows)).cpu().numpy()
+    batches = [np.arange(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
+    for rows, x in zip(run.track(batches, name="embed"), gather.each(batches), strict=True):
+        vectors[rows] = forward(x).cpu().numpy()
     return vectors

@@ -139,7 +139,7 @@ class Bigan:
         self._train(network, pair, gather, passes, n_steps, run)
         counted = range(self.statistics_batches)
         steps = run.track(counted, name="encoder statistics")
-        take_population_statistics(network, (gather(passes.at(n_steps + batch)) for batch in steps))
+        take_population_statistics(network, (passes.images(n_steps + batch, gather) for batch in steps))
         steps = run.track(counted, name="generator statistics")
         take_population_statistics(pair.generator, (self._prior(run) for _ in steps))
         return BiganEncoder(network, self._sheet(network, pair, gather(np.arange(COLUMNS) % len(images)), run))
@@ -160,7 +160,7 @@ class Bigan:
             epoch = step * self.batch_size // passes.n
             for group in (*ours.param_groups, *critics.param_groups):
                 group["lr"] = self.learning_rate * learning_rate_share(epoch, self.epochs, self.decay_epochs)
-            x = network.prepared(gather(passes.at(step)), run.generator)
+            x = network.prepared(passes.images(step, gather), run.generator)
             ours.zero_grad()
             critics.zero_grad()
             losses = fill_gradients(network, pair, x, self._prior(run))

@@ -236,7 +236,8 @@ class _Training:
                 if self.progress["stopped"] or epoch == epochs:
                     continue
                 self._begin(epoch)
-            self._step(piece(self.progress["order"], per_epoch, batch))
+            order, last = self.progress["order"], batch + 1 == per_epoch
+            self._step(piece(order, per_epoch, batch), None if last else piece(order, per_epoch, batch + 1))
 
     def _cluster(self, epoch: int) -> None:
         """Cluster the features of all images, and see whether this is the epoch to keep or the one to stop at."""
@@ -244,7 +245,7 @@ class _Training:
 
         options, progress = self.options, self.progress
         batches = batches_of(self.n, options.batch_size)
-        features = features_of(self.network, self.left_out, self.gather, self.dim, batches, self.n)
+        features = features_of(self.network, self.left_out, self.gather, self.dim, batches)
         rng = numpy_generator(child_seed(self.seed, "clusters", epoch))
         settings = (options.n_clusters, options.pca_dim, options.kmeans_iterations, options.n_init)
         clusters, points = cluster_features(features, *settings, rng, self.run.device)
@@ -286,11 +287,14 @@ class _Training:
             self.head.bias.zero_()
         self.network.train()
 
-    def _step(self, rows: Array) -> None:
-        """Take one step of stochastic gradient descent on the cross-entropy of some images' pseudo-labels."""
+    def _step(self, rows: Array, then: Array | None) -> None:
+        """Take one step of stochastic gradient descent on the cross-entropy of some images' pseudo-labels.
+
+        `then` are the images of the next step, which may be read meanwhile.
+        """
         options, run = self.options, self.run
         self.network.train()
-        x = random_crops(self.gather(rows), options.crop_scale, options.crop_ratio, options.flip, run.generator)
+        x = random_crops(self.gather(rows, then), options.crop_scale, options.crop_ratio, options.flip, run.generator)
         wanted = torch.from_numpy(self.progress["counted"][rows]).to(run.device)
         with seeded(int(torch.randint(2**62, (1,), generator=run.generator)), run.device):
             logits = self.head(self.network(x))[:, : self.progress["n_labels"]]

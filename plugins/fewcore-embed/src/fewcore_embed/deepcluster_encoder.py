@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,9 @@ from fewcore_embed.sobel import FrontEnd
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+Watch = Callable[[Sequence[Array]], Iterable[Array]]
 
 
 class DeepClusterNetwork(nn.Module):
@@ -92,22 +96,23 @@ def without(network: nn.Module, name: str) -> Iterator[None]:
 
 @torch.no_grad()
 def features_of(
-    network: DeepClusterNetwork, left_out: str, gather: Gather, dim: int, batches: Iterable[Array], n: int
+    network: DeepClusterNetwork, left_out: str, gather: Gather, dim: int, batches: Sequence[Array], watch: Watch = iter
 ) -> Array:
     """Return the features of n images, (n, e) float32, in evaluation mode and without one ReLU.
 
-    `batches` are their rows as `batches_of` cuts them. From a GPU features travel while the next are computed.
+    `batches` are their rows as `batches_of` cuts them, `watch` shows which is at work. From a GPU features travel while the
+    next are computed.
 
     Raises:
         NumericalError: there is NaN or infinity among them.
 
     """
     cuda = gather.device.type == "cuda"
-    kept = torch.empty(n, dim, pin_memory=cuda)
+    kept = torch.empty(sum(map(len, batches)), dim, pin_memory=cuda)
     network.eval()
     with without(network, left_out):
-        for rows in batches:
-            kept[int(rows[0]) : int(rows[-1]) + 1].copy_(network(gather(rows)), non_blocking=cuda)
+        for rows, x in zip(watch(batches), gather.each(batches), strict=True):
+            kept[int(rows[0]) : int(rows[-1]) + 1].copy_(network(x), non_blocking=cuda)
     if cuda:
         torch.cuda.synchronize(gather.device)
     features: Array = kept.numpy()
@@ -155,9 +160,9 @@ class DeepClusterEncoder:
                 f"deepcluster: found images {images.shape}; expected {self.shape}, as in training "
                 "(prepare both in the same way)"
             )
-        batches = run.track(batches_of(len(images), self.batch), name="embed")
-        network = self.network.to(run.device)
-        return features_of(network, self.left_out, Gather(images, run.device), self.dim, batches, len(images))
+        batches, network = batches_of(len(images), self.batch), self.network.to(run.device)
+        watch = partial(run.track, name="embed")
+        return features_of(network, self.left_out, Gather(images, run.device), self.dim, batches, watch)
 
     def network_for_export(self, spec: ImageSpec) -> nn.Module:
         """Return the network from pixels to features, without the ReLU that vectors do without."""

@@ -235,7 +235,7 @@ class Infogan:
         self._train(network, generator, gather, passes, run)
         counted = range(self.statistics_batches)
         steps = run.track(counted, name="encoder statistics")
-        take_population_statistics(network, (gather(passes.at(self.steps + batch)) for batch in steps))
+        take_population_statistics(network, (passes.images(self.steps + batch, gather) for batch in steps))
         steps = run.track(counted, name="generator statistics")
         take_population_statistics(generator, (self._inputs(self._codes(run)) for _ in steps))
         return InfoganEncoder(network, self._sheet(generator, run))
@@ -257,7 +257,7 @@ class Infogan:
         watch = CollapseWatch(METHOD, self.patience, run.device)
         state: dict[str, Any] = {"network": network, "generator": generator, "ours": ours, "critics": critics}
         for step in run.loop(self.steps, name="train", watch=watch, **state):
-            x = network.kind.in_unit_range(gather(passes.at(step)))
+            x = network.kind.in_unit_range(passes.images(step, gather))
             codes = self._codes(run)
             with torch.no_grad():
                 made = generator(self._inputs(codes))

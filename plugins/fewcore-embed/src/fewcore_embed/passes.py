@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from fewcore import Array, child_seed, numpy_generator
+from fewcore import Array, Gather, child_seed, numpy_generator
 
 
 class Passes:
@@ -15,6 +16,10 @@ class Passes:
     def __init__(self, seed: int, n: int, batch_size: int) -> None:
         self.seed, self.n, self.batch_size = seed, n, batch_size
         self._orders: dict[int, Array] = {}
+
+    def images(self, step: int, gather: Gather) -> torch.Tensor:
+        """Return the images of a step, (batch_size, c, ...); those of the next may be read meanwhile."""
+        return gather(self.at(step), then=self.at(step + 1))
 
     def at(self, step: int) -> Array:
         """Return the rows of a step, (batch_size,)."""

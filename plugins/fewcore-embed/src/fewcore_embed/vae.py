@@ -245,7 +245,7 @@ class Vae:
         adam = torch.optim.Adam([*network.parameters(), *decoder.parameters()], self.learning_rate, fused=True)
         passes = Passes(int(run.rng.integers(2**62)), len(images), self.batch_size)
         for step in run.loop(self.steps, name="train", network=network, decoder=decoder, adam=adam):
-            x = network.prepared(gather(passes.at(step)))
+            x = network.prepared(passes.images(step, gather))
             noise = torch.randn(len(x), self.dim, generator=run.generator).to(run.device)
             losses = losses_of(network, decoder, x, noise, self.beta, bernoulli=self.likelihood == "bernoulli")
             adam.zero_grad()

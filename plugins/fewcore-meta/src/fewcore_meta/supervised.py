@@ -58,7 +58,8 @@ class Training:
             batch = epoch_of.batch(step)
             network.train()
             wanted = labels[torch.from_numpy(batch).to(run.device)]
-            loss, logits = self.loss(network, gather(rows[batch]), wanted, weights if self.weighted else None)
+            x = gather(rows[batch], then=rows[epoch_of.batch(step + 1)])
+            loss, logits = self.loss(network, x, wanted, weights if self.weighted else None)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -73,7 +74,7 @@ def probabilities(network: nn.Module, gather: Gather, n: int) -> Array:
     network.eval()
     batches = np.array_split(np.arange(n), math.ceil(n / at_once(gather)))
     with torch.no_grad():
-        parts = [network(gather(batch)).softmax(1).cpu() for batch in batches]
+        parts = [network(x).softmax(1).cpu() for x in gather.each(batches)]
     return np.asarray(torch.cat(parts).numpy())
 
 
