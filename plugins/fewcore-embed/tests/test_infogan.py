@@ -239,7 +239,8 @@ def test_training_finds_the_two_sorts():
     run = Run(0)
     options = {"n_categories": 2, "n_continuous": 0, "n_noise": 4, "width": 0.1, "statistics_batches": 5}
     rates = {"learning_rate": 1e-3, "generator_learning_rate": 3e-3}
-    encoder = Infogan(**options, **rates, steps=100, batch_size=32).fit(images, run)
+    # 100 steps are enough with some versions of torch and not with others.
+    encoder = Infogan(**options, **rates, steps=200, batch_size=32).fit(images, run)
     found = encoder.assign(encoder.embed(images, run))
     agreement = np.mean(found == np.arange(64) % 2)
     assert max(agreement, 1 - agreement) > 0.9

@@ -145,7 +145,9 @@ def reference(options, network, images, batch):
             logits = normed(network, parameters, torch.cat([x, qx]), slice(0, len(x)))[len(x) :]
         else:
             logits = normed(network, parameters, qx, slice(None))
-        total = total + batch.n_way * functional.cross_entropy(logits[:, : batch.n_way], qy) / len(batch)
+        # Each class weighs the same, however many of its queries are padding.
+        losses = [functional.cross_entropy(logits[qy == k, : batch.n_way], qy[qy == k]) for k in qy.unique()]
+        total = total + batch.n_way * torch.stack(losses).mean() / len(batch)
     gradients = torch.autograd.grad(total, list(original.values()))
     return float(total.detach()), dict(zip(original, gradients, strict=True))
 
