@@ -6,13 +6,15 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fewcore.errors import PipelineError, Problem, did_you_mean
 
 Spec = dict[str, Any]
+Combination = Mapping[str, tuple[Any, Any]]
+"""A value for each axis of the matrix: path -> (label, value)."""
 LOOPS = ("repeat", "matrix", "select", "skip")
 SHORT = {"splits.fold": "fold"}
 MAX_CELLS = 10_000
@@ -80,7 +82,7 @@ def _labelled(values: Any) -> list[tuple[Any, Any]]:
     return [(json.dumps(value) if isinstance(value, dict | list) else value, value) for value in values]
 
 
-def _combinations(axes: Any) -> list[dict[str, tuple[Any, Any]]]:
+def _combinations(axes: Any) -> list[Combination]:
     """Return every combination of axis values as path -> (label, value). A list of cells is taken as it is."""
     if isinstance(axes, list):
         return [{path: _labelled([value])[0] for path, value in cell.items()} for cell in axes]
@@ -88,12 +90,27 @@ def _combinations(axes: Any) -> list[dict[str, tuple[Any, Any]]]:
     return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*lists)]
 
 
-def _skipped(combination: Mapping[str, tuple[Any, Any]], skip: list[dict[str, Any]]) -> bool:
-    def matches(path: str, wanted: Any) -> bool:
-        label = combination[path][0] if path in combination else None
-        return label in wanted if isinstance(wanted, list) else label == wanted
+def _fits(combination: Combination, rule: Mapping[str, Any]) -> bool:
+    """Return whether a combination has, on each axis of a rule of `skip`, a value that is named there."""
+    for path, said in rule.items():
+        label = combination.get(path, (None, None))[0]
+        wanted = said if isinstance(said, list) else [said]
+        # Also as text, since the names of a mapping are: {4: ...} is called '4'.
+        if label not in wanted and str(label) not in map(str, wanted):
+            return False
+    return True
 
-    return any(all(matches(path, wanted) for path, wanted in rule.items()) for rule in skip)
+
+def _check_skip(combinations: Sequence[Combination], skip: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rules that fit no combination, and so leave nothing out."""
+    axes: dict[str, dict[str, None]] = {}
+    for path, (label, _) in (item for combination in combinations for item in combination.items()):
+        axes.setdefault(path, {})[str(label)] = None
+    told = "; ".join(f"{path}: {', '.join(labels)}" for path, labels in axes.items())
+    idle = [json.dumps(rule) for rule in skip if not any(_fits(one, rule) for one in combinations)]
+    if idle:
+        expected, suggestion = f"values of the matrix ({told})", "mend the rule, or leave it out: --set skip=[]"
+        raise PipelineError(*(Problem("skip", f"{rule}, which fits no cell", expected, suggestion) for rule in idle))
 
 
 def cells(spec: Spec) -> Iterator[Cell]:
@@ -101,7 +118,7 @@ def cells(spec: Spec) -> Iterator[Cell]:
     `splits.fold` names a single one.
 
     Raises:
-        PipelineError: there are more cells than `MAX_CELLS`, or an axis names no place in the file.
+        PipelineError: there are more cells than `MAX_CELLS`, an axis names no place in the file, or `skip` fits no cell.
 
     """
     repeat = dict(spec.get("repeat") or {})
@@ -112,8 +129,10 @@ def cells(spec: Spec) -> Iterator[Cell]:
     plain = {key: value for key, value in spec.items() if key not in LOOPS}
     over = (spec.get("select") or {}).get("over") or {}
     _check_count([spec.get("matrix") or {}, over, repeat])
-    for matrix in _combinations(spec.get("matrix") or {}):
-        if _skipped(matrix, spec.get("skip") or []):
+    combinations, skip = _combinations(spec.get("matrix") or {}), spec.get("skip") or []
+    _check_skip(combinations, skip)
+    for matrix in combinations:
+        if any(_fits(matrix, rule) for rule in skip):
             continue
         for select, repeated in itertools.product(_combinations(over), _combinations(repeat)):
             cell = plain

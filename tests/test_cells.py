@@ -49,6 +49,18 @@ def test_skip_leaves_out_what_fits_a_rule_whole():
     assert [tuple(cell.matrix.values()) for cell in made] == [(0.1, "a"), (0.1, "b")]
 
 
+def test_skip_names_values_as_they_are_shown_and_must_fit_a_cell():
+    matrix = {"stages.embed": {"3": {}, "4": {}}, "labels.share": [0.1, 1.0]}
+    made = of(matrix=matrix, skip=[{"stages.embed": 4, "labels.share": [1]}])
+    assert [tuple(cell.matrix.values()) for cell in made] == [("3", 0.1), ("3", 1.0), ("4", 0.1)]
+    with pytest.raises(PipelineError) as error:
+        of(matrix=matrix, skip=[{"stages.embed": 5}, {"stages.embed": "3"}, {"labels.shares": 0.1}])
+    assert [str(problem) for problem in error.value.problems] == [
+        'skip: {"stages.embed": 5}, which fits no cell; expected values of the matrix (stages.embed: 3, 4; labels.share: 0.1, 1.0) (mend the rule, or leave it out: --set skip=[])',
+        'skip: {"labels.shares": 0.1}, which fits no cell; expected values of the matrix (stages.embed: 3, 4; labels.share: 0.1, 1.0) (mend the rule, or leave it out: --set skip=[])',
+    ]
+
+
 def test_repeat_select_and_folds_are_inner_loops():
     said = {"repeat": {"seed": [5, 6]}, "splits": {"folds": 3, "by": "group"}}
     made = of(select={"by": ["score.auc"], "over": {"stages.model.alpha": [1, 2]}}, matrix={"name": ["x"]}, **said)
