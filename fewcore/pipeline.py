@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,6 +206,7 @@ def load(
                 if isinstance(axes, list):
                     raise PipelineError("--grid: the file's matrix is a list of cells; expected a mapping of axes")
                 spec = {**spec, "matrix": {**axes, **grid}}
+            _check_overrides(spec, overrides or {})
         pipeline = check(yaml12.Document(spec, document.marks), registry)
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: cannot be read: {error}; expected a text file in UTF-8") from error
@@ -223,4 +224,25 @@ def _override(spec: Spec, dotted: str, value: Any) -> Spec:
         raise PipelineError(problem)
     if dotted == "seed" and "seed" in (spec.get("repeat") or {}):
         spec = {**spec, "repeat": {k: v for k, v in spec["repeat"].items() if k != "seed"}}
+    axis = dotted.partition(".")[2]
+    if top in ("matrix", "repeat") and axis and isinstance(spec.get(top) or {}, dict):
+        return {**spec, top: {**(spec.get(top) or {}), axis: value}}  # an axis is a dotted path of its own
     return put(spec, dotted, value)
+
+
+def _check_overrides(spec: Spec, overrides: Iterable[str]) -> None:
+    """Refuse each `--set` of a value in whose place every cell puts one of its own: it would change nothing."""
+    problems = []
+    for loop in ("matrix", "repeat"):
+        said = spec.get(loop) or {}
+        parts = said if isinstance(said, list) and said else [said]
+        axes = set.intersection(*(set(part) if isinstance(part, dict) else set() for part in parts))
+        for path in overrides:
+            if axis := next((axis for axis in axes if path == axis or path.startswith(f"{axis}.")), ""):
+                found = f"a value in whose place the {loop} puts others ({axis})"
+                rest = path.removeprefix(axis).lstrip(".")
+                suggestion = f"type --set '{loop}.{axis}=[...]'"
+                suggestion = f"in the file, change {rest} in each value of {loop}" if rest else suggestion
+                problems.append(Problem(f"--set {path}", found, "one that stays", suggestion))
+    if problems:
+        raise PipelineError(*problems)

@@ -378,7 +378,21 @@ def test_overrides_and_grids(tmp_path):
         "1 problem\n  - stages.net.backbone.deep: 'backbone' is no mapping; "
         "expected a dotted path to a value, such as stages.maml.inner_steps"
     )
-    write(tmp_path, path.read_text() + "matrix: [{seed: 1}]\n")
+    loops = path.read_text().replace("repeat: {seed: [0, 1]}", "repeat: {splits.seed: [0, 1]}")
+    write(tmp_path, loops + "matrix: {stages.net: {a: {backbone: net}, b: {backbone: net, width: 3}}}\n")
+    assert refused(overrides={"splits.seed": 4, "stages.net.width": 4}) == (
+        "2 problems\n  - --set stages.net.width: a value in whose place the matrix puts others (stages.net); expected one "
+        "that stays (in the file, change width in each value of matrix)\n"
+        "  - --set splits.seed: a value in whose place the repeat puts others (splits.seed); expected one that stays "
+        "(type --set 'repeat.splits.seed=[...]')"
+    )
+    made = pipeline.load(
+        path, registry(), overrides={"repeat.splits.seed": [3], "matrix.stages.net": [{"backbone": "net"}]}
+    )
+    assert [cell.axes for cell, _ in made.cells] == [{"stages.net": '{"backbone": "net"}', "splits.seed": 3}]
+    write(tmp_path, loops.replace("repeat", "# repeat") + "matrix: [{seed: 1}, {seed: 2, stages.net.width: 3}]\n")
+    # Where only some cells put their own there, it stays in the others.
+    assert len(pipeline.load(path, registry(), overrides={"stages.net.width": 4}).cells) == 2
     assert refused(grid={"seed": [1]}) == (
         "1 problem\n  - --grid: the file's matrix is a list of cells; expected a mapping of axes"
     )
