@@ -107,7 +107,8 @@ def _check_skip(combinations: Sequence[Combination], skip: Sequence[Mapping[str,
     for path, (label, _) in (item for combination in combinations for item in combination.items()):
         axes.setdefault(path, {})[str(label)] = None
     told = "; ".join(f"{path}: {', '.join(labels)}" for path, labels in axes.items())
-    idle = [json.dumps(rule) for rule in skip if not any(_fits(one, rule) for one in combinations)]
+    known = [rule for rule in skip if set(rule) <= set(axes)]  # what is no axis, `heading` tells
+    idle = [json.dumps(rule) for rule in known if not any(_fits(one, rule) for one in combinations)]
     if idle:
         expected, suggestion = f"values of the matrix ({told})", "mend the rule, or leave it out: --set skip=[]"
         raise PipelineError(*(Problem("skip", f"{rule}, which fits no cell", expected, suggestion) for rule in idle))

@@ -26,6 +26,9 @@ SPLIT_KEYS = ("folds", "fold", "by", "test", "validation", "seed")
 LABEL_KEYS = ("share", "number", "per_class", "classes", "by")
 HOW_MANY = ("share", "number", "per_class")
 
+LONGEST = 40
+"""Characters of what was found that a message shows."""
+
 Add = Callable[..., None]
 
 
@@ -37,12 +40,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return f"'{text}'" if len(text) <= LONGEST else f"'{text[:LONGEST]}...'"
+
+
 def known(path: str, mapping: Any, keys: Iterable[str], what: str, add: Add) -> dict[str, Any]:
     """Return `mapping` where it is one, else an empty one; note every key that is not among `keys`."""
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
-        add(path, f"'{mapping}'", f"a mapping of {what}")
+        # A table of patients may be typed for a pipeline: what is in it is not told.
+        add(path, _quoted(mapping) if path else "no mapping of keys", f"a mapping of {what}")
         return {}
     keys = tuple(keys)
     for key in mapping:
@@ -62,7 +71,7 @@ def check_heading(spec: Any, add: Add) -> dict[str, Any]:
     if top.get("fewcore") != VERSION or isinstance(top.get("fewcore"), bool):
         add("fewcore", f"'{top.get('fewcore')}'", f"the line 'fewcore: {VERSION}', the version of the file format")
     if not isinstance(top.get("name", ""), str):
-        add("name", f"'{top['name']}'", "text")
+        add("name", _quoted(top["name"]), "text")
     _check_repeat(top.get("repeat"), "repeat", add)
     _check_matrix(top.get("matrix"), add)
     _check_skip(top, add)
@@ -74,11 +83,11 @@ def check_heading(spec: Any, add: Add) -> dict[str, Any]:
 
 def _check_repeat(axes: Any, path: str, add: Add) -> None:
     if axes is not None and not isinstance(axes, dict):
-        add(path, f"'{axes}'", f"a mapping of dotted paths to lists, such as {path}: {{seed: [0, 1, 2]}}")
+        add(path, _quoted(axes), f"a mapping of dotted paths to lists, such as {path}: {{seed: [0, 1, 2]}}")
         return
     for axis, values in (axes or {}).items():
         if not isinstance(values, list) or not values:
-            add(f"{path}.{axis}", f"'{values}'", "a list of values")
+            add(f"{path}.{axis}", _quoted(values), "a list of values")
 
 
 def _check_matrix(axes: Any, add: Add) -> None:
@@ -86,11 +95,11 @@ def _check_matrix(axes: Any, add: Add) -> None:
         if not axes or not all(isinstance(cell, dict) and cell for cell in axes):
             add("matrix", "a list with something else than cells", "cells such as [{labels.share: 0.1}]")
     elif axes is not None and not isinstance(axes, dict):
-        add("matrix", f"'{axes}'", "a mapping of dotted paths to values, or a list of cells")
+        add("matrix", _quoted(axes), "a mapping of dotted paths to values, or a list of cells")
     elif axes is not None:
         for axis, values in axes.items():
             if not isinstance(values, list | dict) or not values:
-                add(f"matrix.{axis}", f"'{values}'", "a list of values, or a mapping of names to values")
+                add(f"matrix.{axis}", _quoted(values), "a list of values, or a mapping of names to values")
 
 
 def _check_skip(top: Mapping[str, Any], add: Add) -> None:

@@ -31,7 +31,7 @@ class Table:
         if split not in self.rows:
             raise DataError(
                 f"stages.{who}: found no {split} rows; expected splits with {split}"
-                " (type splits: {test: 0.25, validation: 0.1})"
+                f" (type splits: {{test: 0.25, validation: 0.1}}, or give some images of the data set the split {split})"
             )
 
     def check_classes(self, where: str, splits: Collection[str], *, all_known: bool) -> None:

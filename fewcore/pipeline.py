@@ -173,6 +173,9 @@ def find_file(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.is_dir():
+        inside = path / "pipeline.yaml"
+        raise PipelineError(Problem(name, "a folder", "a pipeline file", f"type {inside}" if inside.is_file() else ""))
     shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
     if name in shipped:
         return shipped[name]

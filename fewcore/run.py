@@ -62,9 +62,8 @@ def device_named(name: str) -> torch.device:
         raise PipelineError(f"--device: found '{name}'; expected auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= count:
-        raise PipelineError(
-            f"--device: found '{name}'; expected one of the {count} CUDA devices here (type --device cpu)"
-        )
+        expected = f"one of the {count} CUDA devices here" if count else "cpu, for there is no CUDA device here"
+        raise PipelineError(f"--device: found '{name}'; expected {expected} (type --device cpu)")
     return torch.device(name)
 
 

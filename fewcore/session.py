@@ -89,6 +89,7 @@ class Session:
         for node in models:
             if node.stage.kind == "learner" and node.stage.data:
                 data = node.others[node.stage.data]
+                self.table(data).check_split("test", node.stage.name)
                 splits = ["train", "validation"] if node.stage.offer.component.needs_labels else []
                 # Folds are judged together.
                 splits += [] if folds else ["test"]

@@ -54,10 +54,10 @@ def test_skip_names_values_as_they_are_shown_and_must_fit_a_cell():
     made = of(matrix=matrix, skip=[{"stages.embed": 4, "labels.share": [1]}])
     assert [tuple(cell.matrix.values()) for cell in made] == [("3", 0.1), ("3", 1.0), ("4", 0.1)]
     with pytest.raises(PipelineError) as error:
-        of(matrix=matrix, skip=[{"stages.embed": 5}, {"stages.embed": "3"}, {"labels.shares": 0.1}])
+        of(matrix=matrix, skip=[{"stages.embed": 5}, {"stages.embed": "3"}, {"labels.share": 0.2}])
     assert [str(problem) for problem in error.value.problems] == [
         'skip: {"stages.embed": 5}, which fits no cell; expected values of the matrix (stages.embed: 3, 4; labels.share: 0.1, 1.0) (mend the rule, or leave it out: --set skip=[])',
-        'skip: {"labels.shares": 0.1}, which fits no cell; expected values of the matrix (stages.embed: 3, 4; labels.share: 0.1, 1.0) (mend the rule, or leave it out: --set skip=[])',
+        'skip: {"labels.share": 0.2}, which fits no cell; expected values of the matrix (stages.embed: 3, 4; labels.share: 0.1, 1.0) (mend the rule, or leave it out: --set skip=[])',
     ]
 
 

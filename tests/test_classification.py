@@ -244,7 +244,7 @@ def test_roc_curves():
     curve = evaluate(outcome()).curves["roc of net, seed 0"]
     area = np.trapezoid(curve["y"], curve["x"])
     assert area == pytest.approx(value(evaluate(outcome()), "auc").value)
-    assert (curve["x_label"], curve["y_label"]) == ("1 - specificity", "sensitivity")
+    assert (curve["x_label"], curve["y_label"]) == ("false positive rate", "true positive rate (sensitivity)")
 
 
 def test_arrays_hold_what_each_image_got_right():

@@ -101,6 +101,31 @@ def test_run_writes_every_file_and_is_equal_when_repeated(folder: Path) -> None:
     assert (out / "metrics.json").read_bytes() == first
 
 
+def test_a_run_without_a_number_leaves_the_report_of_an_earlier_one(folder: Path) -> None:
+    assert fewcore("run", "small.yaml", "--device", "cpu", cwd=folder).returncode == 0
+    out = folder / "runs" / "small"
+    before = {
+        name: (out / name).read_bytes() for name in ("metrics.json", "report.html", "models.json", "pipeline.yaml")
+    }
+    done = fewcore("run", "small.yaml", "--device", "cpu", "--set", "splits={test: 0.001}", cwd=folder)
+    assert done.returncode == 3, done.stderr
+    assert "the report and models of an earlier run are kept" in done.stderr
+    assert "report:" not in done.stdout
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_table_or_a_folder_typed_for_a_pipeline_is_told_without_its_content(folder: Path) -> None:
+    (folder / "labels.csv").write_text("patient,t1\nDoe,doe.nii\n")
+    done = fewcore("check", "labels.csv", cwd=folder)
+    assert done.returncode == 2
+    assert "no mapping of keys; expected a mapping of key" in done.stderr
+    assert "Doe" not in done.stderr
+    (folder / "runs").mkdir()
+    (folder / "runs" / "pipeline.yaml").write_text(GOOD)
+    done = fewcore("check", "runs", cwd=folder)
+    assert done.stderr == f"runs: a folder; expected a pipeline file (type {Path('runs') / 'pipeline.yaml'})\n"
+
+
 def test_run_names_all_problems_with_their_places_and_exits_2(folder: Path) -> None:
     wrong = (
         GOOD.replace("n_way: 5", "n_ways: 5")
@@ -129,7 +154,7 @@ def test_seed_and_set_change_the_run(folder: Path) -> None:
 def test_a_missing_cuda_device_is_a_clear_error(folder: Path) -> None:
     done = fewcore("run", "small.yaml", "--device", "cuda:9", cwd=folder)
     assert done.returncode == 2
-    assert "--device: found 'cuda:9'; expected one of the" in done.stderr
+    assert "--device: found 'cuda:9'; expected " in done.stderr
     assert "type --device cpu" in done.stderr
 
 

@@ -312,6 +312,5 @@ def test_devices_by_name():
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     with pytest.raises(PipelineError) as error:
         device_named(f"cuda:{count}")
-    assert str(error.value) == (
-        f"--device: found 'cuda:{count}'; expected one of the {count} CUDA devices here (type --device cpu)"
-    )
+    there = f"one of the {count} CUDA devices here" if count else "cpu, for there is no CUDA device here"
+    assert str(error.value) == f"--device: found 'cuda:{count}'; expected {there} (type --device cpu)"

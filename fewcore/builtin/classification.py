@@ -239,4 +239,4 @@ def _roc(case: Case) -> dict[str, Any]:
     from sklearn.metrics import roc_curve
 
     x, y, _ = roc_curve(case.truth == 1, case.margin)
-    return {"x": x, "y": y, "x_label": "1 - specificity", "y_label": "sensitivity"}
+    return {"x": x, "y": y, "x_label": "false positive rate", "y_label": "true positive rate (sensitivity)"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import sys
@@ -113,6 +114,10 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
     result = Runner(pipeline, session, progress.say, jobs).run()
     command = shlex.join(["fewcore", *sys.argv[1:]])
     report = build_report(pipeline, session, result, command=command, seconds=time.monotonic() - began)
+    if not any(made.rows for made in report.reports.values()) and _has_numbers(folder):
+        where = f"{folder}: the report and models of an earlier run are kept, for this one has no number to put in their place"
+        click.echo(f"{counted(len(result.failures), 'stage')} failed; {where}", err=True)
+        return result.exit_code
     write_report(report, folder)
     write_text(folder / "pipeline.yaml", report.pipeline)
     write_models(session, result.models, folder)
@@ -130,6 +135,14 @@ def _run_and_report(pipeline: Pipeline, session: Session, folder: Path, progress
         click.echo(f"{counted(len(result.failures), 'stage')} failed; the report says what is missing", err=True)
     click.echo(f"report: {(folder / 'report.html').resolve()}")
     return result.exit_code
+
+
+def _has_numbers(folder: Path) -> bool:
+    """Return whether a run that judged models has written its report into a folder."""
+    try:
+        return bool(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 @contextmanager

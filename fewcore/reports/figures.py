@@ -154,8 +154,9 @@ def _family(title: str, family: str, keys: Sequence[str], runs: Sequence[Sequenc
             f"{label} from {number(y[0], percent)} at step {int(x[0])} to {number(y[-1], percent)} at step {int(x[-1])}"
         )
     alt = f"Learning curves of {title}: {'; '.join(told)}."
+    what = words(keys[0]) if len(keys) == 1 else family
     return plot(
-        f"{title}: {family}", series, "step", family + (" (%)" if percent else ""), alt, percent=percent, steps=True
+        f"{title}: {what}", series, "step", what + (" (%)" if percent else ""), alt, percent=percent, steps=True
     )
 
 

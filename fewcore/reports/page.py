@@ -135,7 +135,7 @@ def _data(report: RunReport) -> Section:
         own = " Each image is a group of its own." if facts.get("groups") == facts.get("images") else ""
         passed = "failed" if _leaks(report) else "passed"
         notes.append(f"Split check {passed}: {check} (a group is a patient, an alphabet: what belongs together).{own}")
-    if any(stage.conditions for stage in report.stages):
+    if len({repr(stage.conditions) for stage in report.stages}) > 1:
         notes.append("The pipeline has several cells, such as seeds or folds: the data of the first are shown.")
     told, sheets = _told(report.pictures, "histogram"), _sheets(report.pictures, "data")
     return Section("data", "Data", tuple(notes), (facts_table("Data", facts),), told, sheets)

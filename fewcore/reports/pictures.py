@@ -85,12 +85,15 @@ def _partition(session: Session, node: Node) -> list[Picture]:
     rng = _rng(node)
     parts = partitions.parts[0]
     present, counts = np.unique(parts[parts >= 0], return_counts=True)
-    chosen = rng.permutation(present[counts >= min(PER_PART, counts.max())])[:PARTS]
+    # Of few parts all are shown; of many those that fill a row.
+    full = present if len(present) <= PARTS else present[counts >= min(PER_PART, counts.max())]
+    chosen = rng.permutation(full)[:PARTS]
     members = [rng.permutation(np.flatnonzero(parts == part))[:PER_PART] for part in chosen]
     rows = partitions.ids[np.concatenate(members)]
     groups = np.repeat(np.arange(len(chosen)), [len(m) for m in members])
     names = tuple(partitions.names[p] if p < len(partitions.names) else f"part {p}" for p in chosen)
-    caption = f"{len(chosen)} of {len(present)} parts of the first of {len(partitions)} partitions, drawn at random."
+    which = "All" if len(chosen) == len(present) else f"{len(chosen)} of"
+    caption = f"{which} {len(present)} parts of the first of {len(partitions)} partitions, with images drawn at random."
     return [Picture("partition", "Parts", node.stage.name, caption, _cut(images.images, rows), groups, names)]
 
 
@@ -112,7 +115,8 @@ def _tasks(session: Session, node: Node) -> list[Picture]:
             names.append(f"task {t + 1}, class {way + 1}")
     shown = min(WAYS, batch.n_way)
     caption = (
-        f"{TASKS} training tasks, {shown} of {batch.n_way} classes each: {batch.n_shot} support images, then queries."
+        f"{TASKS} training tasks, {shown} of {batch.n_way} classes each: {min(QUERIES, batch.n_shot)} of {batch.n_shot} support "
+        "images, then queries."
     )
     pixels = _cut(table.images.images, ids[np.array(rows)])
     return [
@@ -142,7 +146,9 @@ def _map(session: Session, node: Node) -> list[Picture]:
         f" Colours are {len(classes)} true classes, which are used for this picture and nowhere else." if names else ""
     )
     return [
-        Picture("map", "Map of the embedding", node.stage.name, caption, groups=groups, labels=names, points=points)
+        Picture(
+            "map", f"Map of {node.stage.name}", node.stage.name, caption, groups=groups, labels=names, points=points
+        )
     ]
 
 

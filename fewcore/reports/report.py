@@ -160,7 +160,7 @@ def metrics_json(report: RunReport) -> dict[str, Any]:
 
 def write_report(report: RunReport, folder: Path) -> None:
     """Write metrics.json, metrics.csv, environment.json, report.md and report.html; each is whole or not there."""
-    from fewcore.reports.page import render_html, render_markdown
+    from fewcore.reports.page import page_html, page_markdown, page_of
 
     folder.mkdir(parents=True, exist_ok=True)
     costs = [{name: getattr(stage, name) for name in COST} for stage in report.stages]
@@ -168,8 +168,9 @@ def write_report(report: RunReport, folder: Path) -> None:
     write_text(folder / "metrics.json", _json(metrics_json(report)))
     write_text(folder / "metrics.csv", metrics_csv(report))
     write_text(folder / "environment.json", _json(plain(environment)))
-    write_text(folder / "report.md", render_markdown(report))
-    write_text(folder / "report.html", render_html(report))
+    page = page_of(report)
+    write_text(folder / "report.md", page_markdown(page))
+    write_text(folder / "report.html", page_html(page))
 
 
 def metrics_csv(report: RunReport) -> str:

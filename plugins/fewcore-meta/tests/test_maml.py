@@ -219,7 +219,7 @@ def test_networks_without_forward_tasks_give_the_same_gradient_in_a_loop(caplog)
     with caplog.at_level(logging.WARNING, logger="fewcore"):
         Maml(iterations=1, inner_steps=1).meta_train(Episodes(images), images, Plain(), Run())
     assert (
-        "PlainNetwork has no forward_tasks(parameters, x, counted, ...): its tasks are computed one by one"
+        "PlainNetwork: tasks are computed one after the other, as for every network without forward_tasks"
         in caplog.text
     )
 

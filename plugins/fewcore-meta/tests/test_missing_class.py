@@ -75,3 +75,11 @@ def test_a_fold_may_lack_a_class_where_folds_are_judged_together(tmp_path):
     # 600 folds of 1,797 digits hold three images each.
     result, _ = ran(tmp_path, splits="{folds: 600, fold: 0, validation: 0.1}")
     assert not result.failures
+
+
+def test_missing_test_rows_are_told_before_training(tmp_path):
+    data = "{dataset: phantom-breast, n_train: 4, n_validation: 3, n_test: 0, size: 16, depth: 8}"
+    result, computed = ran(tmp_path, target="malignant", data=data)
+    assert computed == ["data"]
+    (failure,) = result.failures
+    assert str(failure.error).startswith("stages.tuned: found no test rows; expected splits with test")

@@ -74,7 +74,7 @@ class TaskNetwork:
         """Log that tasks are computed one by one, where they are."""
         if self.loops:
             name = type(self.network).__name__
-            say_once(f"{name} has no forward_tasks(parameters, x, counted, ...): its tasks are computed one by one")
+            say_once(f"{name}: tasks are computed one after the other, as for every network without forward_tasks")
 
     def parameters(self, n_tasks: int) -> Parameters:
         """Return the network's parameters, the adapted ones with a leading t."""
