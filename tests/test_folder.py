@@ -69,6 +69,22 @@ def test_classes_are_sub_folders(tmp_path):
     assert abs(np.corrcoef(made.ids, made.labels)[0, 1]) < 0.4
 
 
+@pytest.mark.parametrize("suffix", ["_mask", "_mask_1", "-seg", " GT"])
+def test_masks_beside_their_images_are_refused(tmp_path, suffix):
+    root = many(tmp_path, n=4)
+    save(root / "benign" / f"p00_0{suffix}.png", np.zeros((10, 10), np.uint8))
+    assert problems_of(root).endswith(
+        f"1 files named as masks of others, the first is benign/p00_0{suffix}.png; expected images alone (move the masks "
+        "out, or name them in a table: table)"
+    )
+
+
+def test_a_name_like_a_masks_without_its_image_is_an_image(tmp_path):
+    root = many(tmp_path, n=4)
+    save(root / "benign" / "gas_mask.png", np.zeros((10, 10), np.uint8))
+    assert len(load(root)) == 9
+
+
 def test_some_classes_are_read_and_the_others_passed_over(tmp_path):
     root = many(tmp_path, ("benign", "malignant", "normal"))
     made = load(root, classes=("malignant", "benign"))

@@ -33,6 +33,9 @@ Option = TypeVar("Option")
 THREADS = 8
 LEAST = 8
 
+MASK = re.compile(r"(.+?)[ _-](?:mask|seg|segmentation|gt|label)(?:[ _-]?\d+)?", re.IGNORECASE)
+"""The name of a mask's file, and in it that of its image: `benign (1)_mask`, `benign (1)_mask_1`."""
+
 
 @dataclass(frozen=True)
 class _Listing:
@@ -248,6 +251,16 @@ def _root(path: str) -> Path:
     raise DataError(Problem("folder", f"no folder '{path}'", "a folder of images", "path: FOLDER, or set FEWCORE_DATA"))
 
 
+def _masks_among(files: list[Path]) -> list[Problem]:
+    """Return a problem where files are named as masks of others beside them: as images they would teach their answer."""
+    stems = {(file.parent, file.stem) for file in files}
+    masks = [file for file in files if (found := MASK.fullmatch(file.stem)) and (file.parent, found[1]) in stems]
+    if not masks:
+        return []
+    found_text = f"{len(masks)} files named as masks of others, the first is {masks[0].as_posix()}"
+    return [Problem("", found_text, "images alone", "move the masks out, or name them in a table: table")]
+
+
 def _listing(root: Path, classes: tuple[str, ...]) -> _Listing:
     """Return the images under a folder, of some classes or of all, in the order of their names, without opening any."""
     files: list[Path] = []
@@ -278,6 +291,7 @@ def _listing(root: Path, classes: tuple[str, ...]) -> _Listing:
     if loose and names:
         found_text = f"{len(loose)} images beside {len(names)} sub-folders"
         problems.append(Problem("", found_text, "images in sub-folders, one a class, or images alone"))
+    problems += _masks_among(files)
     class_names = tuple(sorted(names))
     number = {name: i for i, name in enumerate(class_names)}
     numbers = np.array([number.get(file.parts[0], -1) if len(file.parts) > 1 else -1 for file in files], np.int64)

@@ -118,7 +118,8 @@ class Fitting:
         slices = readers.read_slices(path, path.name)
         if slices.shape != self.spec.size or self.spec.channels != 1:
             found = " x ".join(map(str, slices.shape))
-            raise Unusable(f"{found} voxels; expected {sides}, as the data set's volumes are")
+            cuts = ", which cuts them out itself and cannot cut new files" if self.spec.preparation else ""
+            raise Unusable(f"{found} voxels; expected {sides}, as the volumes of its data set are{cuts}")
         self._check_spacing(path)
         return NewImages(self._scaled(self._from_values(slices, plain=False))[None, None], ())
 

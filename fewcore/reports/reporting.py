@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from fewcore.contracts import Seen
+from fewcore.contracts import Array, Seen
 from fewcore.errors import FewcoreError
 from fewcore.nodes import Node, result_class
 from fewcore.pipeline import Pipeline
@@ -21,6 +21,7 @@ from fewcore.runner import Result
 from fewcore.session import Session
 from fewcore.wiring import CLASSES
 
+FEW_CLASSES = 5
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 
 
@@ -146,10 +147,20 @@ def _data(session: Session, nodes: Mapping[str, Node]) -> dict[str, Any]:
         "preparation": dict(images.spec.preparation) or "none",
         "splits": {split: len(rows) for split, rows in table.rows.items()},
         "groups": len(np.unique(images.groups)),
-        "classes": {s: len(np.unique(labels[rows])) for s, rows in table.rows.items()} if len(labels) else {},
+        "classes": {s: _counted(labels[rows], images.class_names) for s, rows in table.rows.items()}
+        if len(labels)
+        else {},
         "known_labels": int(table.known.sum()),
         "split_check": f"a group is in {' and in '.join(shared)}" if shared else "no group is in two splits",
     }
+
+
+def _counted(labels: Array, names: tuple[str, ...]) -> str | int:
+    """Return how many images each class has: `10 no, 6 yes`; of many classes how many there are."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
+    if len(names) > FEW_CLASSES:
+        return int((counts > 0).sum())
+    return ", ".join(f"{count} {name}" for name, count in zip(names, counts.tolist(), strict=True))
 
 
 def published_rows(said: Any) -> dict[str, Any]:

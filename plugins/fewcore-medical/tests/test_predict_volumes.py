@@ -112,7 +112,7 @@ def test_volumes_of_a_data_set_without_steps_for_new_files_must_be_like_its_own(
     cubes = Fitting(ImageSpec((4, 6, 6), 1, (0.0, 255.0), preparation={"crop": "cube"}), "uint8")
     found = cubes.read(write_nifti(tmp_path / "a.nii", values.astype(np.int16)))
     np.testing.assert_array_equal(found.images, values[None, None])
-    with pytest.raises(Unusable, match="5 x 6 x 6 voxels; expected 4 x 6 x 6, as the data set's volumes are"):
+    with pytest.raises(Unusable, match="5 x 6 x 6 voxels; expected 4 x 6 x 6, as the volumes of its data set are"):
         cubes.read(write_nifti(tmp_path / "b.nii", np.zeros((5, 6, 6), np.int16)))
     with pytest.raises(Unusable, match="values from 0 to 1430; expected 0 to 255"):
         cubes.read(write_nifti(tmp_path / "c.nii", (10 * values).astype(np.int16)))
