@@ -52,6 +52,7 @@ def check(pipeline: str, overrides: tuple[str, ...], seed: int | None, grid: tup
     loaded = load_pipeline(pipeline, overrides, seed, grid)
     sizes = f"{counted(len(loaded.stages), 'stage')}, {counted(len(loaded.cells), 'cell')}"
     click.echo(f"{loaded.name}: {sizes}, no problems")
+    click.echo("the files of data sets were not looked at; fewcore explain looks at them", err=True)
 
 
 @cli.command()

@@ -84,7 +84,8 @@ def sections_of(report: RunReport) -> list[Section]:
 def _failures(report: RunReport) -> Section:
     named = list(report.failures)
     for stage in report.stages:
-        if stage.status in {"failed", "missing"}:
+        told = any(stage.error and stage.error in failure for failure in report.failures)
+        if stage.status in {"failed", "missing"} and not told:
             cell = f" ({short(stage.conditions)})" if stage.conditions else ""
             named.append(f"{stage.name}{cell} {stage.status}: {stage.error or 'what it needs is missing'}")
     named += [

@@ -59,6 +59,10 @@ def _sortable(value: float) -> float | None:
 def other_tests_table(report: RunReport) -> Table:
     """Return the tests that pair no models; the Holm-corrected p is stressed where it is below 0.05."""
     rows = []
+    tests = [test for made in report.reports.values() for test in made.tests]
+    notes = {test.note for test in tests}
+    # What holds for all is said once, below.
+    common = notes.pop() if len(notes) == 1 else ""
     for made in report.reports.values():
         for test in made.tests:
             low, high = (number(float(end), sign=True) for end in test.ci95)
@@ -67,7 +71,7 @@ def other_tests_table(report: RunReport) -> Table:
                 (
                     Cell(test.about, note=short(dict(test.conditions)) if test.conditions else ""),
                     Cell(words(test.metric)),
-                    Cell(test.test, note=test.note),
+                    Cell(test.test, note="" if common else test.note),
                     Cell(number(test.statistic), _sortable(test.statistic)),
                     Cell(number(test.effect, sign=True) + interval, _sortable(test.effect)),
                     Cell(p_text(test.p), _sortable(test.p)),
@@ -76,10 +80,13 @@ def other_tests_table(report: RunReport) -> Table:
                 )
             )
     heads = ("of what", "metric", "test", "statistic", "difference or correlation", "p", "p (Holm)", "n")
-    note = (
-        "Bold: below 0.05 after Holm's correction for all of these tests of an evaluator. A p above 0.05 does not show that"
-        " there is no difference: the interval says how large it may be."
-    )
+    told = [f"{common[0].upper()}{common[1:]}."] if common else []
+    if any(math.isfinite(test.p_holm) for test in tests):
+        told += [
+            "Bold: below 0.05 after Holm's correction for all of these tests of an evaluator. A p above 0.05 does not show "
+            "that there is no difference: the interval says how large it may be."
+        ]
+    note = " ".join(told)
     many = len(rows) > MOST_TESTS
     title = f"All {len(rows)} tests" if many else "Tests over models and between classes"
     return Table(title, tuple(map(Cell, heads)), tuple(rows), note if rows else "", folded=many)
