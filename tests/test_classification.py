@@ -154,6 +154,14 @@ def test_majority_bounds_every_constant():
     assert value(evaluate(outcome(scores=constant)), "auc").value == 0.5
 
 
+def test_majority_has_the_interval_of_a_constant_model_where_groups_hold_several_images():
+    commonest = np.eye(2)[[int(TRUTH.mean() > 0.5)] * N]
+    report = evaluate(outcome(scores=commonest, groups=np.arange(N) // 4))
+    (row,) = [row for row in report.rows if row.stage == "majority"]
+    constant = value(report, "accuracy")
+    assert (row.value, row.ci95) == (constant.value, constant.ci95)
+
+
 def folds(stage="net", skill=1.0, seeds=(0,), n=4, truth=TRUTH):
     parts = np.array_split(np.random.default_rng(0).permutation(N), n)
     return [

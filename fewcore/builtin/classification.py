@@ -104,7 +104,7 @@ class Classification:
                     curves[f"roc of {grouping.label(made[0])}"] = _roc(case)
             if len(model.cases) > 1 and model.averaged:
                 rows += self._rows(model, None, seed)
-        rows += _majorities(models) if "accuracy" in self.metrics else ()
+        rows += _majorities(models, seed) if "accuracy" in self.metrics else ()
         left_out = grouping.left_out((o for o in outcomes if not is_usable(o)), (o for o in outcomes if is_usable(o)))
         judged = ((model.subject, [(case.right, case.groups) for case in model.cases]) for model in models)
         figures = accuracy_figures(judged, seed) if "accuracy" in self.metrics else ()
@@ -220,7 +220,7 @@ def _are_chances(scores: Array) -> bool:
     return bool((scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3))
 
 
-def _majorities(models: list[Model]) -> Iterator[MetricRow]:
+def _majorities(models: list[Model], seed: int) -> Iterator[MetricRow]:
     """Yield the share of the commonest class, once for each set of images."""
     done = set()
     for model in models:
@@ -228,7 +228,13 @@ def _majorities(models: list[Model]) -> Iterator[MetricRow]:
         same = (split, case.ids.tobytes(), case.truth.tobytes())
         if same not in done and len(case.truth):
             done.add(same)
-            found = share_interval(int(np.bincount(case.truth).max()), len(case.truth))
+            common = case.truth == np.bincount(case.truth).argmax()
+            if grouping.parted(case.groups):
+                found = share_interval(int(common.sum()), len(common))
+            else:  # as the models beside it: images of a patient are not independent
+                found = group_bootstrap(
+                    grouping.ratio(common, np.ones(len(common))), case.groups, numpy_generator(seed)
+                )
             note = "share of the commonest class of these images: upper bound for a constant prediction"
             yield MetricRow("accuracy", found.value, found.ci95, len(case.truth), MAJORITY, MAJORITY, split, note=note)
 
