@@ -39,6 +39,8 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         if device.type == "cuda":
+            # Statistics of a device with a number (`cuda:0`) do not set CUDA up, and fail where nothing has.
+            torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(device)
         give_back_memory()
         with contextlib.suppress(OSError):

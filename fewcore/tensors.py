@@ -18,6 +18,8 @@ MEMORY_SHARE = 0.5
 def _fits(n_bytes: int, device: torch.device) -> bool:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
+        # What torch has taken and does not use is free too.
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return n_bytes < MEMORY_SHARE * free
@@ -47,7 +49,7 @@ class Gather:
     def __call__(self, index: Array | torch.Tensor, then: Array | torch.Tensor | None = None) -> torch.Tensor:
         """Return the images at `index`, (..., c, h, w) float32 on the device."""
         if self._resident is not None:
-            where = torch.as_tensor(index, device=self.device).long().clamp(min=0)
+            where = self._sent(torch.as_tensor(index)).long().clamp(min=0)
             flat = self._resident.index_select(0, where.reshape(-1))
         else:
             where = torch.as_tensor(index).long().clamp(min=0).cpu()
@@ -59,6 +61,12 @@ class Gather:
         """Yield the images of each of several indices, in turn."""
         for index, then in zip(batches, [*batches[1:], None], strict=True):
             yield self(index, then)
+
+    def _sent(self, index: torch.Tensor) -> torch.Tensor:
+        """Return an index on the device; towards a GPU it travels without the host waiting for what is computed there."""
+        if self.device.type == "cuda" and index.device.type == "cpu":
+            return index.pin_memory().to(self.device, non_blocking=True)
+        return index.to(self.device)
 
     def _read_ahead(self, where: torch.Tensor, then: Array | torch.Tensor | None) -> torch.Tensor:
         """Return the images at `where`, which may have been read already, and let those at `then` be read."""

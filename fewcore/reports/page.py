@@ -171,7 +171,7 @@ def _again(report: RunReport) -> Section:
     if report.pipeline:
         code += [("The same again, from the file beside this page", "fewcore run pipeline.yaml")]
         code += [("pipeline.yaml, with every option", report.pipeline)]
-    note = "Results that are still in the store are not computed again; equal versions, devices and threads give equal numbers."
+    note = "Results that are still in the store are not computed again. On a CPU equal versions and threads give equal numbers; on a GPU the last digits may differ."
     environment = facts_table("Environment", report.environment)
     return Section("again", "Run it again", (note,) if code else (), (environment,), code=tuple(code))
 

@@ -328,4 +328,6 @@ def test_options_have_the_paper_defaults():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; found none")
 @pytest.mark.parametrize("options,size", [(TOY, 8), (CROPS, 40)])
 def test_cuda_agrees_with_the_cpu(options, size):
-    check_cuda(Bigan(**options), image_set(size=size))
+    # In convolutions of ten bits a GPU is too far from the CPU.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        check_cuda(Bigan(**options), image_set(size=size))

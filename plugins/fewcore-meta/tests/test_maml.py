@@ -385,7 +385,7 @@ def test_many_tasks_are_classified_in_parts(monkeypatch):
     images = make_images()
     model, batch = train(images), Episodes(images).at(range(7))
     whole = model.classify(batch, images, Run())
-    monkeypatch.setattr(maml, "VALUES_AT_ONCE", 3 * 12 * 64)
+    monkeypatch.setattr(maml, "VALUES_AT_ONCE", {"cpu": 3 * 12 * 64})
     np.testing.assert_allclose(model.classify(batch, images, Run()), whole, atol=1e-4)
 
 
@@ -510,8 +510,10 @@ def test_cuda_agrees_with_the_cpu(norm):
     images = make_images()
     batch = Episodes(images).at(range(5))
     scores = []
-    for device in ("cpu", "cuda"):
-        run = Run(seed=3, device=device)
-        options = Maml(iterations=3, inner_steps=2, test_steps=3, tasks_per_step=3, norm=norm)
-        scores.append(options.meta_train(Episodes(images), images, NET, run).classify(batch, images, run))
+    options = Maml(iterations=3, inner_steps=2, test_steps=3, tasks_per_step=3, norm=norm)
+    # In convolutions of ten bits a GPU is too far from the CPU after three steps.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for device in ("cpu", "cuda"):
+            run = Run(seed=3, device=device)
+            scores.append(options.meta_train(Episodes(images), images, NET, run).classify(batch, images, run))
     np.testing.assert_allclose(scores[0], scores[1], atol=0.02)

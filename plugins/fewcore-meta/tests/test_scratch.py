@@ -70,12 +70,12 @@ def test_each_task_starts_from_weights_of_its_own_that_its_number_decides(monkey
     shared = fit(images, steps=0, shared=True).classify(same, images, Run())
     np.testing.assert_allclose(shared, np.repeat(shared[:1], 6, 0), atol=1e-5)
     np.testing.assert_allclose(model.classify(same.part(2, 5), images, Run()), scores[2:5], atol=1e-5)
-    monkeypatch.setattr(scratch, "VALUES_AT_ONCE", 2 * 15 * 64)
+    monkeypatch.setattr(scratch, "VALUES_AT_ONCE", {"cpu": 2 * 15 * 64})
     np.testing.assert_allclose(model.classify(same, images, Run()), scores, atol=1e-5)
 
 
 def test_classifying_shows_progress_and_can_be_stopped(monkeypatch):
-    monkeypatch.setattr(scratch, "VALUES_AT_ONCE", 1)
+    monkeypatch.setattr(scratch, "VALUES_AT_ONCE", {"cpu": 1})
     images, shown = make_patterns(), []
     model, batch = fit(images), draw(images)
 

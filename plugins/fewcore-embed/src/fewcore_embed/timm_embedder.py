@@ -60,7 +60,7 @@ class TimmEncoder:
             try:
                 return cast("torch.Tensor", network(x))
             except (RuntimeError, AssertionError, ValueError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
+                if isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error) or "cuDNN" in str(error):
                     raise
                 raise DataError(
                     f"timm: {self.model} cannot take images {images.shape}: {error} (set size, or a larger image size)"

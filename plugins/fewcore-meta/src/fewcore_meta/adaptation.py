@@ -38,7 +38,7 @@ from fewcore_meta.task_scores import task_loss
 Norm = Literal["transductive", "support", "running"]
 Parameters = dict[str, Tensor]
 
-VALUES_AT_ONCE = 2_000 * 28 * 28
+VALUES_AT_ONCE = {"cpu": 2_000 * 28 * 28, "cuda": 20_000 * 28 * 28}
 """Input values of the tasks that are classified at once: about 2,000 images of 28 x 28, some 300 MB within conv4."""
 TRAINED_AT_ONCE = {"cpu": 250 * 28 * 28, "cuda": 20_000 * 28 * 28}
 """The same for a part of a meta-iteration, whose inner steps are all kept: what fits into a CPU's cache, or some GB."""
@@ -274,7 +274,7 @@ class AdaptedPredictor:
         """Return scores (n, k): the logits of the classes of the support set."""
         network = TaskNetwork(self.network.to(run.device))
         gather, n_way = Gather(images, run.device), len(self.class_names)
-        n_rows = max(1, VALUES_AT_ONCE // int(np.prod(self.shape)))
+        n_rows = max(1, VALUES_AT_ONCE[run.device.type] // int(np.prod(self.shape)))
         size = len(images) if self.norm == "transductive" else n_rows
         rows = np.arange(len(images))
         parts = [rows[start : start + size] for start in range(0, len(images), max(1, size))]

@@ -303,7 +303,7 @@ class MamlModel:
                 steps=options.test_steps,
                 norm=options.norm,
             )
-            for part in watch(parts_of(batch, images.shape, VALUES_AT_ONCE))
+            for part in watch(parts_of(batch, images.shape, VALUES_AT_ONCE[run.device.type]))
         ]
         return np.concatenate(made)
 

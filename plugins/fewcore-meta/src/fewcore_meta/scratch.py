@@ -82,7 +82,7 @@ class Scratch:
         best: dict[tuple[int, int], tuple[float, float]] = {}
         for batch, rate in run.track(trials, name="choosing learning rates"):
             task = (batch.n_way, batch.n_shot)
-            parts = parts_of(batch, images.shape, VALUES_AT_ONCE)
+            parts = parts_of(batch, images.shape, VALUES_AT_ONCE[run.device.type])
             accuracy = mean_accuracy(model.scores(parts, validation, run, rate), batch)
             if task not in best or accuracy > best[task][0]:
                 best[task] = (accuracy, rate)
@@ -132,7 +132,7 @@ class ScratchModel:
 
     def classify(self, batch: TaskBatch, images: ImageSet, run: Run) -> Array:
         """Return the logits (t, q, n_way) after training on each task's support set; 0 for padding."""
-        parts = run.track(parts_of(batch, images.shape, VALUES_AT_ONCE), name="tasks")
+        parts = run.track(parts_of(batch, images.shape, VALUES_AT_ONCE[run.device.type]), name="tasks")
         return self.scores(parts, images, run, self._rate(batch.n_way, batch.n_shot))
 
     def adapt(self, support: ImageSet, run: Run) -> AdaptedPredictor:
