@@ -151,11 +151,15 @@ def _maps(pictures: Sequence[Picture]) -> tuple[Drawing, ...]:
 
 
 def _told(pictures: Sequence[Picture], kind: str) -> tuple[Drawing, ...]:
-    drawn = [
-        (p.caption if kind == "histogram" else f"{p.stage}: {p.caption}", p.svg) for p in pictures if p.kind == kind
-    ]
-    # Two data sets of the same images, volumes and their slices, have one histogram.
-    return tuple(Drawing(told, svg, told) for told, svg in dict(drawn).items() if svg)
+    drawn: dict[str, Drawing] = {}
+    explained = set()
+    for p in (p for p in pictures if p.kind == kind and p.svg):
+        told = p.caption if kind == "histogram" else f"{p.stage}: {p.caption}"
+        first, stop, rest = told.partition(". ")
+        # How a figure is read is said above the first of its sort. Two data sets of the same images have one histogram.
+        drawn[told] = Drawing(f"{first}{stop.strip()}" if rest in explained else told, p.svg, told)
+        explained.add(rest)
+    return tuple(drawn.values())
 
 
 def _failed_drawings(pictures: Sequence[Picture]) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def binned(history: Array, n_tasks: int, n_bins: int) -> tuple[Array, Array]:
 def draw_history(history: Array, names: Sequence[str], axes: Axes) -> str:
     """Draw a dot for each task and span of iterations, as large as it was drawn often there; return the caption.
 
-    `names` are those of all tasks of the list. Of a long list only the tasks that were drawn most are named.
+    `names` are those of all tasks of the list. Of a long list tasks that were drawn often are named, as many as there is room for.
     """
     n_bins = min(MOST_BINS, len(history))
     draws, mean = binned(history, len(names), n_bins)
@@ -76,10 +76,14 @@ def draw_history(history: Array, names: Sequence[str], axes: Axes) -> str:
     )
     assert axes.figure is not None
     axes.figure.colorbar(dots, ax=axes, label="change of the score")
-    named = np.sort(np.argsort(-draws.sum(1), kind="stable")[:MOST_NAMES])
+    named: list[int] = []
+    for i in np.argsort(-draws.sum(1), kind="stable").tolist():
+        if all(abs(i - other) >= len(names) / MOST_NAMES for other in named):
+            named.append(i)
+    named.sort()
     axes.set_yticks(named, [names[i] for i in named], fontsize=NAME_POINTS)
     axes.set(xlabel="meta-iteration", ylabel="task", ylim=(-0.5, len(names) - 0.5))
-    most = "" if len(named) == len(names) else f" The {len(named)} drawn most often are named."
+    most = "" if len(named) == len(names) else " Some of those drawn often are named."
     return (
         f"{history[:, 0].size:,} tasks drawn over {len(history):,} meta-iterations, of a list of {len(names)}.{most} The larger a "
         "dot, the more often its task was drawn. Colour: how much the task's score on its queries had changed since it was "
