@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fewcore import Comparison, DataError, MetricReport, MetricRow, __version__
+from fewcore import Comparison, DataError, MetricReport, MetricRow, StatisticalTest, __version__
 from fewcore.reports.drawing import draw
 from fewcore.reports.figures import curve_drawings, learning_drawings, result_drawings
 from fewcore.reports.headline import headline, tiles
@@ -29,7 +29,7 @@ from fewcore.reports.report import Picture, RunReport, StageRecord, TaskCount, m
 from fewcore.reports.result_tables import paper_table, results_tables
 from fewcore.reports.results import results_of
 from fewcore.reports.sheets import sheet_of
-from fewcore.reports.tests_tables import comparison_table
+from fewcore.reports.tests_tables import comparison_table, other_tests_table
 
 HOSTILE = "<script>alert('x')</script> | `a` [b](javascript:c) \x1b[31m $\\frac{ \"q\" &lt; #"
 CURVE = {"x": [0.0, 0.2, 1.0], "y": [0.0, 0.7, 1.0], "x_label": "false positive rate", "y_label": "true positive rate"}
@@ -608,6 +608,24 @@ def test_the_headline_says_where_the_best_model_is_no_better_than_the_commonest_
     ending = " That is no better than majority (85.0 ± 0.8 %), which learns nothing."
     assert told.replace("\u00a0", " ").endswith(ending) == beaten
     assert ("learns nothing" in told) == beaten
+
+
+@pytest.mark.parametrize("notes", [("too sure",) * 2, ("too sure", "")])
+def test_a_note_that_holds_for_all_tests_stands_once_below_the_table(report: RunReport, notes: tuple[str, str]) -> None:
+    tests = tuple(
+        StatisticalTest("auc", f"a - {i}", "t-test", 1.0, 0.2, math.nan, 9, note=n) for i, n in enumerate(notes)
+    )
+    table = other_tests_table(replace(report, reports={"score": MetricReport((), tests=tests)}))
+    beside = [row[2].note for row in table.rows]
+    # None of them is corrected, so that nothing is said of what is bold.
+    assert (beside, table.note) == ((["", ""], "Too sure.") if len(set(notes)) == 1 else (["too sure", ""], ""))
+
+
+def test_a_failed_stage_is_listed_once_and_a_missing_one_too(report: RunReport) -> None:
+    stages = (stage("embed", status="failed", error="no spread"), stage("tuned", status="missing"))
+    text = render_markdown(replace(report, stages=stages, failures=("embed: no spread",))).partition("## Results")[0]
+    assert text.count("no spread") == 1
+    assert "- tuned missing: what it needs is missing" in text
 
 
 @pytest.mark.parametrize(("n", "folded"), [(3, False), (100, True)])

@@ -63,22 +63,21 @@ def other_tests_table(report: RunReport) -> Table:
     notes = {test.note for test in tests}
     # What holds for all is said once, below.
     common = notes.pop() if len(notes) == 1 else ""
-    for made in report.reports.values():
-        for test in made.tests:
-            low, high = (number(float(end), sign=True) for end in test.ci95)
-            interval = f" ({low} to {high})" if math.isfinite(test.ci95[0]) else ""
-            rows.append(
-                (
-                    Cell(test.about, note=short(dict(test.conditions)) if test.conditions else ""),
-                    Cell(words(test.metric)),
-                    Cell(test.test, note="" if common else test.note),
-                    Cell(number(test.statistic), _sortable(test.statistic)),
-                    Cell(number(test.effect, sign=True) + interval, _sortable(test.effect)),
-                    Cell(p_text(test.p), _sortable(test.p)),
-                    Cell(p_text(test.p_holm), _sortable(test.p_holm), test.p_holm < 0.05),
-                    Cell(short(test.n), float(test.n)),
-                )
+    for test in tests:
+        low, high = (number(float(end), sign=True) for end in test.ci95)
+        interval = f" ({low} to {high})" if math.isfinite(test.ci95[0]) else ""
+        rows.append(
+            (
+                Cell(test.about, note=short(dict(test.conditions)) if test.conditions else ""),
+                Cell(words(test.metric)),
+                Cell(test.test, note="" if common else test.note),
+                Cell(number(test.statistic), _sortable(test.statistic)),
+                Cell(number(test.effect, sign=True) + interval, _sortable(test.effect)),
+                Cell(p_text(test.p), _sortable(test.p)),
+                Cell(p_text(test.p_holm), _sortable(test.p_holm), test.p_holm < 0.05),
+                Cell(short(test.n), float(test.n)),
             )
+        )
     heads = ("of what", "metric", "test", "statistic", "difference or correlation", "p", "p (Holm)", "n")
     told = [f"{common[0].upper()}{common[1:]}."] if common else []
     if any(math.isfinite(test.p_holm) for test in tests):

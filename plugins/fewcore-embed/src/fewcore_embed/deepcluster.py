@@ -136,8 +136,8 @@ class DeepCluster:
     5,000 images, drawn once.
 
     Raises:
-        DataError: fewer images than clusters, or than clusters of `min_size` need; NaN or infinity; all images in one cluster; no epoch with clusters large
-            enough for `silhouette`; volumes with `sobel`.
+        DataError: fewer images than clusters, or than clusters of `min_size` need; NaN or infinity; all images in one
+            cluster; no epoch with clusters large enough for `silhouette`; volumes with `sobel`.
         NumericalError: the loss or the features are no longer finite.
 
     """
