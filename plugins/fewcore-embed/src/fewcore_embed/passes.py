@@ -29,4 +29,4 @@ class Passes:
         for epoch in needed:
             if not len(self._orders[epoch]):
                 self._orders[epoch] = numpy_generator(child_seed(self.seed, epoch)).permutation(self.n)
-        return np.array([self._orders[int(epoch)][place] for epoch, place in zip(epochs, places, strict=True)])
+        return np.concatenate([self._orders[epoch][places[epochs == epoch]] for epoch in needed])
