@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from fewcore.cells import in_common
 from fewcore.contracts import Array
 from fewcore.errors import FewcoreError
 from fewcore.nodes import Node, result_class
@@ -56,9 +58,9 @@ def _models(cells: Sequence[Mapping[str, Node]]) -> list[list[Node]]:
 
 def _named(same: Sequence[Node]) -> str:
     """Return a stage with the matrix values on which its result depends: those that all cells with this result share."""
-    first, *others = (node.cell.matrix for node in same)
-    shared = [f"{axis} {value}" for axis, value in first.items() if all(other[axis] == value for other in others)]
-    return f"{same[0].stage.name} ({', '.join(shared)})" if shared else same[0].stage.name
+    shared = reduce(in_common, (node.cell.matrix for node in same))
+    told = ", ".join(f"{axis} {value}" for axis, value in shared.items())
+    return f"{same[0].stage.name} ({told})" if told else same[0].stage.name
 
 
 def _rng(node: Node) -> np.random.Generator:
